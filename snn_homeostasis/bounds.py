@@ -1,0 +1,169 @@
+"""How the two parts of an update become a change of the parameter.
+
+A bound is any callable ``(param, pos, neg) -> delta``: ``param`` is the parameter, ``pos``
+and ``neg`` are magnitudes that broadcast with it, ``delta`` is what will be added.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Protocol
+
+from torch import Tensor
+
+from .checks import require
+
+__all__ = ["Bounds", "ClampBounds", "PowerBounds", "SharpBounds", "UpdateBounds", "unbounded"]
+
+
+class UpdateBounds(Protocol):
+    """Anything that turns magnitudes into a delta: a function, or a `Bounds`."""
+
+    def __call__(self, param: Tensor, pos: Tensor, neg: Tensor, /) -> Tensor: ...
+
+
+def unbounded(param: Tensor, pos: Tensor, neg: Tensor) -> Tensor:
+    """The delta without any bound, ``pos - neg``, in the small shape of its parts."""
+    return pos - neg
+
+
+@dataclass(frozen=True)
+class Bounds(ABC):
+    """Limits of a parameter; either may be None.
+
+    Args:
+        min: lower limit, in the parameter's unit.
+        max: upper limit.
+
+    Raises:
+        ArgumentError: if both limits are None, one is NaN, or ``min >= max``.
+    """
+
+    min: float | None = None
+    max: float | None = None
+
+    def __post_init__(self) -> None:
+        limits = [limit for limit in (self.min, self.max) if limit is not None]
+        found = f"`min = {self.min}, max = {self.max}`"
+        require(
+            bool(limits) and not any(math.isnan(limit) for limit in limits),
+            "min, max",
+            "name at least one limit, and no NaN",
+            None,
+            "Pass `min=`, `max=` or both; for no bound leave `bounds` at None.",
+            show=found,
+        )
+        require(
+            len(limits) < 2 or limits[0] < limits[1],
+            "min",
+            "be < `max`",
+            None,
+            "Swap the two limits.",
+            show=found,
+        )
+
+    @abstractmethod
+    def __call__(self, param: Tensor, pos: Tensor, neg: Tensor, /) -> Tensor:
+        """The delta of ``param`` for the magnitudes ``pos`` and ``neg``."""
+
+    def settle_(self, param: Tensor) -> None:
+        """A last word on the parameter after its update, in place; nothing by default."""
+
+
+@dataclass(frozen=True)
+class PowerBounds(Bounds):
+    r"""Soft bounds: the nearer the limit, the smaller the step toward it.
+
+    .. math:: \Delta p = ((max - p)_+)^{\mu_+} pos - ((p - min)_+)^{\mu_-} neg
+
+    With power 1 these are the multiplicative bounds of Kistler and van Hemmen (2000),
+    with other powers those of Gütig et al. (2003). Where a limit is None, its side is
+    left as it is. Distances are clamped at 0, so a parameter outside moves only inwards.
+
+    Args:
+        min: lower limit or None.
+        max: upper limit or None.
+        power: μ > 0, or the pair (upper, lower).
+        scaled: divide each distance by ``max - min``, so that a step does not depend on
+            the width of the range. Needs both limits.
+
+    Raises:
+        ArgumentError: for limits or powers that cannot work.
+
+    >>> import torch
+    >>> PowerBounds(0.0, 1.0)(torch.tensor(0.75), torch.tensor(0.1), torch.tensor(0.0))
+    tensor(0.0250)
+    """
+
+    power: float | tuple[float, float] = 1.0
+    scaled: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        powers = self.power if isinstance(self.power, tuple) else (self.power,)
+        require(
+            len(powers) <= 2 and all(mu > 0 and math.isfinite(mu) for mu in powers),
+            "power",
+            "be > 0, or a pair of such numbers",
+            self.power,
+            "For a step function at the limit take `SharpBounds`.",
+        )
+        require(
+            not self.scaled or (self.min is not None and self.max is not None),
+            "scaled",
+            "be False unless both limits are given",
+            self.scaled,
+            "Give `min` and `max`.",
+        )
+
+    def __call__(self, param: Tensor, pos: Tensor, neg: Tensor, /) -> Tensor:
+        upper, lower = self.power if isinstance(self.power, tuple) else (self.power, self.power)
+        if self.max is not None:
+            pos = self._distance(self.max - param, upper).mul_(pos)
+        if self.min is not None:
+            neg = self._distance(param - self.min, lower).mul_(neg)
+        return pos - neg
+
+    def _distance(self, distance: Tensor, power: float) -> Tensor:
+        distance = distance.clamp_min_(0.0)
+        if self.scaled and self.min is not None and self.max is not None:
+            distance = distance.div_(self.max - self.min)
+        return distance if power == 1.0 else distance.pow_(power)
+
+
+@dataclass(frozen=True)
+class SharpBounds(Bounds):
+    r"""Full steps up to the limit, none beyond it: ``Θ(max − p) pos − Θ(p − min) neg``, Θ(0) = 1.
+
+    The last step may pass the limit by its own size; `ClampBounds` does not let it.
+
+    >>> import torch
+    >>> SharpBounds(max=1.0)(torch.tensor([0.5, 1.5]), torch.tensor(0.1), torch.tensor(0.0))
+    tensor([0.1000, 0.0000])
+    """
+
+    def __call__(self, param: Tensor, pos: Tensor, neg: Tensor, /) -> Tensor:
+        if self.max is not None:
+            pos = (param <= self.max) * pos
+        if self.min is not None:
+            neg = (param >= self.min) * neg
+        return pos - neg
+
+
+@dataclass(frozen=True)
+class ClampBounds(Bounds):
+    """Full steps, then the parameter is put inside ``[min, max]``.
+
+    >>> import torch
+    >>> ClampBounds(0.0, 1.0)(torch.tensor(0.75), torch.tensor(0.5), torch.tensor(0.0))
+    tensor(0.2500)
+    """
+
+    def __call__(self, param: Tensor, pos: Tensor, neg: Tensor, /) -> Tensor:
+        return (param + (pos - neg)).clamp_(self.min, self.max).sub_(param)
+
+    def settle_(self, param: Tensor) -> None:
+        # p + (max - p) need not round to max
+        param.clamp_(self.min, self.max)

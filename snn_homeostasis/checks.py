@@ -1,0 +1,56 @@
+"""Checks that raise in the common mould."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from .errors import ArgumentError, NonFiniteError
+
+__all__ = ["require", "require_finite"]
+
+
+def require(
+    condition: bool, name: str, expected: str, found: object, remedy: str, *, show: str | None = None
+) -> None:
+    """Raise `ArgumentError` in the common mould unless ``condition`` holds.
+
+    Args:
+        condition: what has to be true.
+        name: the argument's name.
+        expected: what it should be, read after "`name` should".
+        found: its value.
+        remedy: a sentence that says what to do.
+        show: what to print in place of ``name = found``.
+
+    Raises:
+        ArgumentError: if ``condition`` is false.
+    """
+    if not condition:
+        seen = show if show is not None else f"`{name} = {found!r}`"
+        raise ArgumentError(f"`{name}` should {expected}. Found {seen}. {remedy}")
+
+
+def require_finite(tensors: Sequence[tuple[str, str, Tensor | None]]) -> None:
+    """Raise `NonFiniteError` if a tensor holds NaN or infinity; waits for the device once.
+
+    Args:
+        tensors: name of the cell, what it is, and the tensor; None is left out.
+
+    Raises:
+        NonFiniteError: naming every cell with such a tensor.
+    """
+    present = [(cell, what, tensor) for cell, what, tensor in tensors if tensor is not None]
+    if not present:
+        return
+    device = present[0][2].device
+    flags = torch.stack([tensor.isfinite().all().to(device) for _, _, tensor in present]).tolist()
+    wrong = [f"{cell!r} ({what})" for (cell, what, _), fine in zip(present, flags, strict=True) if not fine]
+    if wrong:
+        raise NonFiniteError(
+            "rates, membranes and updates should be finite. Found NaN or infinity in cell "
+            f"{', '.join(dict.fromkeys(wrong))}. No parameter was changed: mend the data, reset the "
+            "neurons and call `clear()`."
+        )

@@ -1,0 +1,59 @@
+"""The layers that snntorch's neurons carry inside, and how each is connected."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial, singledispatch
+
+import snntorch as snn
+from torch import nn
+
+from .connections import ChannelConnection, Connection, connect
+
+__all__ = ["InnerLayer", "connect_cell", "inner_layers"]
+
+
+@dataclass(frozen=True)
+class InnerLayer:
+    """How to connect a layer that a neuron carries inside.
+
+    Attributes:
+        connect: (layer, norm) → connection. The view depends on the neuron: the convolution of
+            an SConv2dLSTM computes four gates, the values of an AssociativeLeaky are the
+            outer index of its neurons.
+        recurrent: whether it brings the neuron's own spikes, beside the input.
+    """
+
+    connect: Callable[..., Connection]
+    recurrent: bool = False
+
+
+@singledispatch
+def inner_layers(neuron: nn.Module) -> dict[str, InnerLayer]:
+    """The layers inside a neuron, by attribute; none by default."""
+    return {}
+
+
+@inner_layers.register(snn.RLeaky)
+@inner_layers.register(snn.RSynaptic)
+def _(neuron: nn.Module) -> dict[str, InnerLayer]:
+    return {"recurrent": InnerLayer(connect, recurrent=True)}
+
+
+for _neuron, _attribute, _factory in (
+    (snn.SLSTM, "lstm_cell", connect),
+    (snn.SConv2dLSTM, "conv", partial(ChannelConnection, gates=4)),
+    (snn.LinearLeaky, "linear", connect),
+    (snn.LeakyParallel, "rnn", connect),
+    (snn.AssociativeLeaky, "to_v", ChannelConnection),
+):
+    inner_layers.register(_neuron, lambda neuron, inner={_attribute: InnerLayer(_factory)}: inner)
+
+
+def connect_cell(layer: nn.Module, neuron: nn.Module, norm: nn.Module | None = None) -> Connection:
+    """The connection between a layer and a neuron, which may carry the layer inside."""
+    for name, inner in inner_layers(neuron).items():
+        if layer is getattr(neuron, name):
+            return inner.connect(layer, norm)
+    return connect(layer, norm)

@@ -1,0 +1,58 @@
+"""Tensors that come and go with use, are saved when present, and never lose precision."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["TensorState"]
+
+
+class TensorState(nn.Module):
+    """A module whose buffers may be ``None`` and change their shape while it is used.
+
+    Three things differ from a plain module. Loading takes the tensors that the
+    checkpoint has, whatever shape they have here, so that a fresh object and a used one
+    load alike under ``strict=True``. The integers named in `counters` are saved beside
+    the tensors. Conversions move tensors between devices but never change their dtype,
+    because a rate in half precision stops moving.
+    """
+
+    counters: tuple[str, ...] = ()
+
+    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        for name in self.counters:
+            destination[prefix + name] = torch.tensor(getattr(self, name))
+
+    def _load_from_state_dict(
+        self,
+        state_dict: dict[str, Any],
+        prefix: str,
+        local_metadata: dict[str, Any],
+        strict: bool,
+        missing_keys: list[str],
+        unexpected_keys: list[str],
+        error_msgs: list[str],
+    ) -> None:
+        for name, old in self._buffers.items():
+            saved = state_dict.get(prefix + name)
+            device = None if old is None else old.device
+            self._buffers[name] = None if saved is None else saved.detach().to(device, copy=True)
+        for name in self.counters:
+            if prefix + name in state_dict:
+                setattr(self, name, int(state_dict[prefix + name]))
+            else:
+                missing_keys.append(prefix + name)
+        own = {key for key in state_dict if key.startswith(prefix) and "." not in key[len(prefix) :]}
+        known = {prefix + name for name in (*self._buffers, *self.counters)}
+        unexpected_keys.extend(own - known)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> TensorState:
+        for name, tensor in self._buffers.items():
+            if tensor is not None:
+                self._buffers[name] = tensor.to(fn(tensor).device)
+        return self
