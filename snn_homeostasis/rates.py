@@ -192,12 +192,13 @@ class ExponentialRate(RateEstimator):
     def rate(self) -> Tensor:
         self.require_spikes()
         assert self.mean is not None
-        return self.mean[0].div(-math.expm1(-self.steps / self.tau))
+        return self.mean[0] / -math.expm1(-self.steps / self.tau)
 
     def _weighted(self, spikes: Tensor) -> Tensor:
         age = torch.arange(len(spikes) - 1, -1, -1, device=spikes.device, dtype=torch.float32)
         weight = torch.exp(-age / self.tau) * -math.expm1(-1.0 / self.tau)
-        return torch.tensordot(weight, spikes.float(), dims=1).unsqueeze(0)
+        weighted: Tensor = torch.tensordot(weight, spikes.float(), dims=1)
+        return weighted.unsqueeze(0)
 
     def extra_repr(self) -> str:
         return f"tau={self.tau:g}"
@@ -252,7 +253,7 @@ class WindowedRate(RateEstimator):
     def rate(self) -> Tensor:
         self.require_spikes()
         assert self.total is not None
-        return self.total.div(min(self.steps, self.window))
+        return self.total / min(self.steps, self.window)
 
     def _for_batch(self, spikes: Tensor) -> tuple[Tensor, Tensor]:
         if self.past is None or self.total is None:
