@@ -42,9 +42,6 @@ class SpikeTap:
         self._check = check
         self._read = spikes_of.dispatch(type(module))
         self._read_membrane = membrane_of.dispatch(type(module))
-        self._factor = module._buffers.get("graded_spikes_factor")
-        self._factor_version = -1
-        self._binary = True
         self._shape: torch.Size | None = None
         self._last: Tensor | None = None
         self._handle: RemovableHandle | None = None
@@ -63,11 +60,6 @@ class SpikeTap:
                 "mode. Found no observation. Run the model first."
             )
         return self._last[-1] != 0
-
-    @property
-    def is_open(self) -> bool:
-        """Whether the hook is on the neuron."""
-        return self._handle is not None
 
     def open(self) -> None:
         """Puts the hook on the neuron, if it is not there."""
@@ -94,6 +86,7 @@ class SpikeTap:
         if not self._is_binary():
             spikes = spikes != 0
         self.calls += 1
+        self.frozen_calls = 0
         self._last = spikes if len(spikes) == 1 else spikes[-1:].clone()
         inputs = args[0] if args else next(iter(kwargs.values()), None)
         self.membrane = self._read_membrane(module, inputs, output)
@@ -121,10 +114,9 @@ class SpikeTap:
         return self._binary
 
     def _look_at_factor(self) -> None:
-        factor = getattr(self.module, "graded_spikes_factor", None)
+        factor: Tensor | None = getattr(self.module, "graded_spikes_factor", None)
+        self._factor, self._factor_version = factor, -1 if factor is None else factor._version
         self._binary = binary_factor(factor)
-        self._factor = factor
-        self._factor_version = -1 if factor is None else factor._version
 
 
 def _observe_nothing(*_: Any) -> None:

@@ -6,6 +6,8 @@ import pytest
 import snntorch as snn
 import torch
 
+torch.set_num_threads(1)  # the tensors here are small, and test machines are shared
+
 DEVICE = torch.device(os.environ.get("SNN_HOMEOSTASIS_DEVICE", "cpu"))
 
 

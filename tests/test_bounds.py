@@ -1,0 +1,99 @@
+"""Bounds: their formulas, their limits, and parameters that are outside already."""
+
+import math
+
+import pytest
+import torch
+
+from snn_homeostasis import ArgumentError, ClampBounds, PowerBounds, SharpBounds
+
+BOUNDS = {
+    "power": PowerBounds(-1.0, 2.0),
+    "power pair": PowerBounds(-1.0, 2.0, power=(0.5, 2.0)),
+    "scaled": PowerBounds(-1.0, 2.0, power=1.5, scaled=True),
+    "upper only": PowerBounds(max=2.0),
+    "lower only": PowerBounds(min=-1.0),
+    "sharp": SharpBounds(-1.0, 2.0),
+    "clamp": ClampBounds(-1.0, 2.0),
+}
+OUTSIDE = torch.tensor([-1e6, -5.0, -1.0 - 1e-6, 2.0 + 1e-6, 7.0, 1e6])
+
+every = pytest.mark.parametrize("name", BOUNDS)
+
+
+def by_hand(name: str, p: float, pos: float, neg: float) -> float:
+    """The contract's table, for one number."""
+    up, down = max(2.0 - p, 0.0), max(p + 1.0, 0.0)
+    return {
+        "power": up * pos - down * neg,
+        "power pair": up**0.5 * pos - down**2 * neg,
+        "scaled": (up / 3) ** 1.5 * pos - (down / 3) ** 1.5 * neg,
+        "upper only": up * pos - neg,
+        "lower only": pos - down * neg,
+        "sharp": (p <= 2.0) * pos - (p >= -1.0) * neg,
+        "clamp": min(max(p + pos - neg, -1.0), 2.0) - p,
+    }[name]
+
+
+@every
+def test_formula(name):
+    param = torch.linspace(-2.0, 3.0, 41, dtype=torch.float64)
+    pos, neg = torch.rand(41, dtype=torch.float64), torch.rand(41, dtype=torch.float64)
+    expected = [by_hand(name, *each) for each in zip(*(x.tolist() for x in (param, pos, neg)), strict=True)]
+    torch.testing.assert_close(BOUNDS[name](param, pos, neg).tolist(), expected, rtol=1e-12, atol=1e-12)
+
+
+@every
+def test_small_parts_broadcast_and_arguments_are_left_alone(name):
+    param, pos, neg = torch.rand(3, 4), torch.rand(3, 1), torch.rand(3, 1)
+    copies = [x.clone() for x in (param, pos, neg)]
+    delta = BOUNDS[name](param, pos, neg)
+    assert delta.shape == (3, 4)
+    for x, copy in zip((param, pos, neg), copies, strict=True):
+        assert torch.equal(x, copy)
+
+
+@every
+def test_outside_never_moves_further_out_and_never_nan(name):
+    below = OUTSIDE < 0
+    bound = BOUNDS[name]
+    inward = bound(OUTSIDE, below.float(), (~below).float())
+    outward = bound(OUTSIDE, (~below).float(), below.float())
+    for delta in (inward, outward):
+        assert delta.isfinite().all()
+    limited = torch.tensor([bound.min is not None] * 3 + [bound.max is not None] * 3)
+    assert ((outward * (OUTSIDE.sign()))[limited] <= 0).all()
+    assert ((inward * (OUTSIDE.sign())) <= 0).all()
+
+
+def test_sharp_counts_the_limit_as_inside():
+    one = torch.tensor(1.0)
+    assert SharpBounds(0.0, 1.0)(one, one, 0 * one) == 1.0
+    assert SharpBounds(0.0, 1.0)(0 * one, 0 * one, one) == -1.0
+
+
+def test_clamp_settles_inside_the_limit():
+    param = torch.rand(100_000) * 10 - 5
+    bounds = ClampBounds(-0.1, 0.1)
+    param += bounds(param, torch.tensor(0.0), torch.tensor(9.0))
+    assert (param < -0.1).any()  # the delta alone is off by a rounding
+    bounds.settle_(param)
+    assert (param >= -0.1).all()
+
+
+@pytest.mark.parametrize("kind", [PowerBounds, SharpBounds, ClampBounds])
+@pytest.mark.parametrize("limits", [(None, None), (1.0, 1.0), (2.0, 1.0), (math.nan, 1.0), (0.0, math.nan)])
+def test_bad_limits(kind, limits):
+    with pytest.raises(ArgumentError, match=r"`min.*` should .*Found `min = "):
+        kind(*limits)
+
+
+@pytest.mark.parametrize("power", [0.0, -1.0, math.nan, math.inf, (1.0, 0.0), (1.0, 1.0, 1.0)])
+def test_bad_power(power):
+    with pytest.raises(ArgumentError, match="`power` should be > 0"):
+        PowerBounds(0.0, 1.0, power=power)
+
+
+def test_scaled_needs_both_limits():
+    with pytest.raises(ArgumentError, match="`scaled` should be False unless both limits"):
+        PowerBounds(max=1.0, scaled=True)

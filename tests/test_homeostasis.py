@@ -1,0 +1,524 @@
+"""The face: registration, bad input, freezing, state, and a model left as it was."""
+
+import copy
+import functools
+import gc
+import io
+import math
+import re
+import weakref
+
+import pytest
+import snntorch as snn
+import torch
+from snntorch import utils
+from torch import nn
+
+from snn_homeostasis import (
+    ArgumentError,
+    Cell,
+    ClampBounds,
+    CumulativeRate,
+    ExponentialRate,
+    HomeostasisWarning,
+    LinearHomeostasis,
+    NonFiniteError,
+    NoSpikesError,
+    RemovedCellError,
+    WindowedRate,
+)
+
+
+def leaky(**kwargs):
+    return snn.Leaky(beta=0.9, init_hidden=True, **kwargs)
+
+
+def a_net() -> nn.Sequential:
+    return nn.Sequential(nn.Linear(6, 8), leaky(), nn.Linear(8, 3), leaky())
+
+
+def run(net: nn.Module, batch: int = 4, steps: int = 5) -> torch.Tensor:
+    utils.reset(net)
+    return sum(net(3 * torch.rand(batch, 6)) for _ in range(steps))
+
+
+def attached(**kwargs) -> tuple[nn.Sequential, LinearHomeostasis]:
+    net = a_net()
+    return net, LinearHomeostasis(0.1, 0.2, **kwargs).attach(net)
+
+
+def snapshot(net: nn.Module) -> dict[str, torch.Tensor]:
+    return {name: param.detach().clone() for name, param in net.named_parameters()}
+
+
+def unchanged(net: nn.Module, before: dict[str, torch.Tensor]) -> bool:
+    return all(torch.equal(param, before[name]) for name, param in net.named_parameters())
+
+
+# --- bad input -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("target", [0.0, 0, -0.1, math.nan, math.inf, "high", True])
+def test_bad_target_everywhere_it_can_be_given(target):
+    mould = re.escape(f"`target` should be > 0. Found `target = {target!r}`.")
+    net, homeostasis = attached()
+    run(net)
+    before = snapshot(net)
+    for give in (
+        lambda: LinearHomeostasis(0.1, target),
+        lambda: homeostasis.register_cell("again", Cell(net[0], net[1]), target=target, param="bias"),
+        lambda: homeostasis(target),
+        lambda: homeostasis.step(target=target),
+        lambda: setattr(homeostasis.units["1"].state, "target", target),
+    ):
+        with pytest.raises(ArgumentError, match=mould):
+            give()
+    assert unchanged(net, before)
+    assert list(homeostasis.cells) == ["1", "3"]
+
+
+@pytest.mark.parametrize("bad", [0.0, -1.0, math.nan, math.inf])
+def test_bad_element_of_a_target_tensor(bad):
+    with pytest.raises(ArgumentError, match=r"`target` should be > 0 and finite everywhere. Found a tensor"):
+        LinearHomeostasis(0.1, torch.tensor([0.1, bad]))
+
+
+@pytest.mark.parametrize("shape", [(3,), (2, 8), (1, 1, 8), (4, 8, 1)])
+def test_target_of_a_wrong_shape(shape):
+    net, homeostasis = attached()
+    run(net)
+    before = snapshot(net)
+    with pytest.raises(ArgumentError, match=re.escape(f"Found shape {list(shape)}")):
+        homeostasis.step(torch.full(shape, 0.1))
+    assert unchanged(net, before)
+    assert not homeostasis.units["1"].slot.pending
+
+
+def test_channel_target_is_not_broadcast_along_the_width():
+    net = nn.Sequential(nn.Conv2d(1, 4, 3), leaky())
+    homeostasis = LinearHomeostasis(0.1).attach(net)
+    net(torch.rand(2, 1, 6, 6))
+    with pytest.raises(ArgumentError, match="Use size 1 where a dimension shares its target"):
+        homeostasis.step(torch.full((4,), 0.1))
+    homeostasis.step(torch.full((4, 1, 1), 0.1))
+
+
+def test_target_above_one_warns():
+    with pytest.warns(HomeostasisWarning, match="above 1"):
+        LinearHomeostasis(0.1, 1.5).attach(a_net())
+
+
+def test_target_nowhere():
+    net = a_net()
+    homeostasis = LinearHomeostasis(0.1).attach(net)
+    run(net)
+    with pytest.raises(ArgumentError, match="`target` should be set for cell '1'"):
+        homeostasis.step()
+
+
+@pytest.mark.parametrize("plasticity", [math.nan, math.inf, "fast", None])
+def test_bad_plasticity(plasticity):
+    with pytest.raises(ArgumentError, match=r"`plasticity` should be a finite number. Found"):
+        LinearHomeostasis(plasticity, 0.1)
+
+
+@pytest.mark.parametrize("param", ["threshold", "", None, 3])
+def test_bad_param(param):
+    with pytest.raises(ArgumentError, match="`param` should be one of 'weight', 'bias', 'delay'"):
+        LinearHomeostasis(0.1, 0.1, param)
+
+
+def test_param_in_any_case():
+    assert attached(param="BIAS")[1].units["1"].state.param == "bias"
+
+
+@pytest.mark.parametrize("param", ["bias", "delay"])
+def test_param_that_the_layer_lacks(param):
+    homeostasis = LinearHomeostasis(0.1, 0.1)
+    cell = Cell(nn.Linear(6, 3, bias=False), leaky())
+    with pytest.raises(ArgumentError, match=f"Found `param = '{param}'`, and Linear has no such Parameter"):
+        homeostasis.register_cell("cell", cell, param=param)
+    assert not homeostasis.cells
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("rate", CumulativeRate()), ("rate", 3), ("batch_reduction", "mean"), ("bounds", 1.0), ("speed", 1.0)],
+)
+def test_bad_overrides(name, value):
+    homeostasis = LinearHomeostasis(0.1, 0.1)
+    with pytest.raises(ArgumentError, match="should be"):
+        homeostasis.register_cell("cell", Cell(nn.Linear(6, 3), leaky()), **{name: value})
+    assert not homeostasis.cells
+
+
+def test_same_name_twice():
+    net, homeostasis = attached()
+    for name in ("1", ""):
+        with pytest.raises(ArgumentError, match="`name` should be new and not empty"):
+            homeostasis.register_cell(name, Cell(nn.Linear(6, 3), leaky()))
+    with pytest.raises(ArgumentError, match="`name` should be new"):
+        homeostasis.attach(net)
+
+
+def test_same_cell_twice():
+    net, homeostasis = attached()
+    for cell in (homeostasis.cells["1"], Cell(net[0], net[1])):
+        with pytest.raises(ArgumentError, match=r"regulated once by its weight. Found the same"):
+            homeostasis.register_cell("again", cell)
+    homeostasis.register_cell("its bias", homeostasis.cells["1"], param="bias")
+    run(net)
+    before = snapshot(net)
+    homeostasis.step()
+    assert not torch.equal(net[0].weight, before["0.weight"])
+    assert not torch.equal(net[0].bias, before["0.bias"])
+
+
+def test_rate_before_any_spike():
+    _, homeostasis = attached()
+    for ask in (homeostasis.rates, homeostasis, homeostasis.step):
+        with pytest.raises(NoSpikesError, match="cell '1' should have been observed"):
+            ask()
+
+
+def test_frozen_run_is_explained():
+    net, homeostasis = attached()
+    run(net.eval())
+    net.train()
+    with pytest.raises(NoSpikesError, match="it ran 5 times in eval mode"):
+        homeostasis.step()
+    homeostasis.eval()
+    run(net)
+    homeostasis.train()
+    with pytest.raises(NoSpikesError, match="the homeostasis was in eval mode"):
+        homeostasis.step()
+
+
+@pytest.mark.parametrize("factory", [CumulativeRate, lambda: ExponentialRate(5.0), lambda: WindowedRate(7)])
+def test_batch_size_may_change_at_any_time(factory):
+    net, homeostasis = attached(rate=factory)
+    for batch in (4, 2, 1, 4):
+        before = homeostasis.rates() if homeostasis.units["1"].rate.steps else None
+        utils.reset(net)
+        with torch.no_grad():
+            net(torch.zeros(batch, 6))
+        if before is not None and factory is CumulativeRate:
+            fired = net[1].mem.new_tensor(homeostasis.cells["1"].neuron.spike.float().mean(0).tolist())
+            steps = homeostasis.units["1"].rate.steps
+            expected = before["1"] + (fired - before["1"]) / steps
+            torch.testing.assert_close(homeostasis.rates()["1"], expected)
+        homeostasis.step()
+    assert homeostasis.units["1"].rate.steps == 4
+
+
+def test_empty_batch_changes_nothing():
+    net, homeostasis = attached()
+    run(net)
+    rates, steps = homeostasis.rates(), homeostasis.units["1"].rate.steps
+    run(net, batch=0)
+    assert homeostasis.units["1"].rate.steps == steps
+    for name, rate in homeostasis.rates().items():
+        assert torch.equal(rate, rates[name])
+    homeostasis.step()
+
+
+def test_per_sample_target_must_follow_the_batch():
+    net, homeostasis = attached()
+    run(net)
+    homeostasis.step(torch.full((4, 8), 0.1), cells=["1"])
+    run(net, batch=2)
+    with pytest.raises(ArgumentError, match="`target` should have the shape"):
+        homeostasis.step(torch.full((4, 8), 0.1), cells=["1"])
+
+
+def test_one_poisoned_cell_stops_the_whole_step():
+    net, homeostasis = attached()
+    run(net)
+    net[2].bias.data.fill_(math.nan)
+    run(net)
+    before = snapshot(net)
+    with pytest.raises(NonFiniteError, match=re.escape("'3' (membrane)")):
+        homeostasis.step()
+    assert torch.equal(net[0].weight, before["0.weight"])
+
+
+def test_non_finite_update_touches_no_parameter():
+    net, homeostasis = attached()
+    run(net)
+    homeostasis()
+    homeostasis.cells["3"].updater.weight.bounds = lambda param, pos, neg: (pos - neg) / 0.0
+    before = snapshot(net)
+    with pytest.raises(NonFiniteError, match=re.escape("'3' (update)")):
+        homeostasis.update()
+    assert unchanged(net, before)
+    homeostasis.clear()
+    homeostasis.cells["3"].updater.weight.bounds = None
+    run(net)
+    homeostasis.step()
+    assert not unchanged(net, before)
+
+
+def test_own_bounds_of_a_wrong_shape():
+    net, homeostasis = attached(bounds=lambda param, pos, neg: torch.zeros(7))
+    run(net)
+    with pytest.raises(ArgumentError, match="`bounds` should return a delta that broadcasts"):
+        homeostasis.step()
+
+
+def test_unknown_cell_name():
+    net, homeostasis = attached()
+    run(net)
+    before = snapshot(net)
+    with pytest.raises(ArgumentError, match="`cells` should name registered cells"):
+        homeostasis.step(cells=["1", "2"])
+    assert unchanged(net, before)
+
+
+def test_slot_refuses_parts_of_a_wrong_shape():
+    cell = Cell(nn.Linear(6, 3), leaky())
+    with pytest.raises(ArgumentError, match="`pos` should broadcast to `weight` of Linear"):
+        cell.updater.weight = (torch.zeros(4, 1), torch.zeros(4, 1))
+    with pytest.raises(ArgumentError, match="`neg` should broadcast"):
+        cell.updater.weight = (torch.zeros(3, 1), torch.zeros(2, 3, 6))
+    assert not cell.updater.weight.pending
+
+
+def test_slots_of_a_removed_cell():
+    net, homeostasis = attached()
+    cell = homeostasis.cells["1"]
+    homeostasis.remove_cell("1")
+    for use in (
+        lambda: cell.updater.weight,
+        cell.updater,
+        lambda: setattr(cell.updater, "bias", (None, None)),
+    ):
+        with pytest.raises(RemovedCellError, match="Found a cell that was removed"):
+            use()
+    homeostasis.register_cell("again", cell)
+    run(net)
+    homeostasis.step()
+    assert not cell.updater.weight.pending
+
+
+# --- freezing --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("freeze", ["model", "homeostasis"])
+def test_eval_records_and_changes_nothing(freeze):
+    net, homeostasis = attached()
+    run(net)
+    rates, before = homeostasis.rates(), snapshot(net)
+    (net if freeze == "model" else homeostasis).eval()
+    run(net)
+    homeostasis.step()
+    assert unchanged(net, before)
+    for name, rate in homeostasis.rates().items():
+        assert torch.equal(rate, rates[name])
+    net.train()
+    homeostasis.train()
+    run(net)
+    homeostasis.step()
+    assert not unchanged(net, before)
+
+
+# --- a model left as it was ------------------------------------------------------------------
+
+
+def test_nothing_about_the_model_changes_but_values():
+    net = a_net()
+    keys, classes = list(net.state_dict()), [type(module) for module in net.modules()]
+    params = list(net.parameters())
+    optimizer = torch.optim.Adam(params)
+    homeostasis = LinearHomeostasis(0.1, 0.2).attach(net)
+    run(net)
+    homeostasis.step()
+    assert list(net.state_dict()) == keys
+    assert [type(module) for module in net.modules()] == classes
+    assert all(mine is yours for mine, yours in zip(net.parameters(), params, strict=True))
+    held = [param for group in optimizer.param_groups for param in group["params"]]
+    assert all(mine is yours for mine, yours in zip(held, params, strict=True))
+    assert not list(homeostasis.parameters())
+
+
+def test_outputs_and_gradients_are_bit_equal_with_plasticity_zero():
+    plain, regulated = a_net(), a_net()
+    regulated.load_state_dict(plain.state_dict())
+    homeostasis = LinearHomeostasis(0.0, 0.2).attach(regulated)
+    for _ in range(3):
+        outputs = []
+        for net in (plain, regulated):
+            torch.manual_seed(1)
+            net.zero_grad()
+            outputs.append(run(net))
+            outputs[-1].sum().backward()
+        assert torch.equal(*outputs)
+        for mine, yours in zip(plain.parameters(), regulated.parameters(), strict=True):
+            assert torch.equal(mine.grad, yours.grad)
+        homeostasis.step()
+    for mine, yours in zip(plain.parameters(), regulated.parameters(), strict=True):
+        assert torch.equal(mine, yours)
+
+
+def hooks_of(net: nn.Module) -> int:
+    kinds = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_forward_hooks_with_kwargs")
+    return sum(len(getattr(module, kind)) for module in net.modules() for kind in kinds)
+
+
+@pytest.mark.parametrize("leave", ["remove", "drop", "drop while the cell is held"])
+def test_no_hook_is_left(leave):
+    net, homeostasis = attached()
+    optimizer = torch.optim.SGD(net.parameters(), 0.1)
+    homeostasis.follow(optimizer)
+    run(net)
+    assert hooks_of(net)
+    held = homeostasis.cells["1"] if leave == "drop while the cell is held" else None
+    if leave == "remove":
+        homeostasis.remove()
+        assert not homeostasis.cells
+    del homeostasis
+    gc.collect()
+    assert hooks_of(net) == 0
+    assert not optimizer._optimizer_step_post_hooks
+    if held is not None:
+        with pytest.raises(RemovedCellError):
+            _ = held.updater.weight
+
+
+def test_a_shared_cell_stays_open_for_the_other_rule():
+    cell = Cell(nn.Linear(6, 3), leaky())
+    first, second = LinearHomeostasis(0.1, 0.2), LinearHomeostasis(0.1, 0.3)
+    for homeostasis in (first, second):
+        homeostasis.register_cell("cell", cell)
+    first.remove()
+    cell.neuron.module(cell.connection.layer(torch.rand(2, 6)))
+    second.step()
+    with pytest.raises(ArgumentError):
+        first.step(cells=["cell"])
+
+
+def test_homeostasis_is_freed_without_the_garbage_collector():
+    net, homeostasis = attached()
+    run(net)
+    reference = weakref.ref(homeostasis)
+    gc.disable()
+    try:
+        del homeostasis
+        assert reference() is None
+    finally:
+        gc.enable()
+    assert hooks_of(net) == 0
+
+
+def test_a_copied_model_is_not_observed():
+    net, homeostasis = attached()
+    with torch.no_grad():
+        run(net)
+    twin = copy.deepcopy(net)
+    steps = homeostasis.units["1"].rate.steps
+    run(twin)
+    assert homeostasis.units["1"].rate.steps == steps
+
+
+def test_hooks_keep_no_graph():
+    net, homeostasis = attached()
+    run(net)
+    tap = homeostasis.cells["1"].neuron
+    assert not tap._last.requires_grad
+    assert not tap.membrane.requires_grad
+    assert not homeostasis.rates()["1"].requires_grad
+
+
+def test_training_loop_of_the_readme_with_follow():
+    net = a_net()
+    optimizer = torch.optim.Adam(net.parameters(), lr=1e-2)
+    homeostasis = LinearHomeostasis(0.05, 0.1, "bias", bounds=ClampBounds(-1.0, 1.0)).attach(net)
+    homeostasis.follow(optimizer)
+    for _ in range(5):
+        loss = run(net).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        before = net[0].bias.detach().clone()
+        optimizer.step()
+        assert not torch.equal(net[0].bias, before)
+        assert net[0].bias.abs().max() <= 1.0
+    assert not homeostasis.units["1"].slot.pending
+
+
+# --- state -----------------------------------------------------------------------------------
+
+FACTORIES = {
+    "cumulative": CumulativeRate,
+    "exponential": functools.partial(ExponentialRate, tau=5.0),
+    "windowed": functools.partial(WindowedRate, 4),
+}
+
+
+@pytest.mark.parametrize("name", FACTORIES)
+@pytest.mark.parametrize("used_before", [False, True])
+def test_resuming_from_a_checkpoint_is_never_having_stopped(name, used_before):
+    def build():
+        torch.manual_seed(3)
+        net = nn.Sequential(nn.Linear(6, 8), leaky()).to(torch.bfloat16)
+        homeostasis = LinearHomeostasis(1e-3, rate=FACTORIES[name]).attach(net, target=torch.tensor([0.2]))
+        return net, homeostasis
+
+    net, homeostasis = build()
+    for batch in (4, 3):
+        run_half(net, batch)
+        homeostasis.step()
+    homeostasis()
+    file = io.BytesIO()
+    torch.save({"net": net.state_dict(), "homeostasis": homeostasis.state_dict()}, file)
+    file.seek(0)
+
+    twin, resumed = build()
+    if used_before:
+        run_half(twin, 2)
+        resumed.step(0.5)
+    saved = torch.load(file, weights_only=True)
+    twin.load_state_dict(saved["net"], strict=True)
+    resumed.load_state_dict(saved["homeostasis"], strict=True)
+    for model, rule in ((net, homeostasis), (twin, resumed)):
+        torch.manual_seed(5)
+        rule.update()
+        run_half(model, 5)
+        rule.step()
+    assert unchanged(twin, snapshot(net))
+    for key, value in homeostasis.state_dict().items():
+        assert torch.equal(value, resumed.state_dict()[key]), key
+
+
+def run_half(net: nn.Module, batch: int) -> None:
+    utils.reset(net)
+    with torch.no_grad():
+        for _ in range(3):
+            net(3 * torch.rand(batch, 6).bfloat16())
+
+
+def test_state_dict_holds_rates_slots_and_tensor_targets():
+    net = a_net()
+    homeostasis = LinearHomeostasis(0.1).attach(net, target=torch.tensor([0.2]))
+    run(net)
+    homeostasis()
+    keys = set(homeostasis.state_dict())
+    for end in ("rate.count", "rate.steps", "slot.pos", "slot.neg", "state.target_tensor"):
+        assert {f"units.1.{end}", f"units.3.{end}"} <= keys
+
+
+def test_state_of_other_cells_does_not_load():
+    net, homeostasis = attached()
+    run(net)
+    other = LinearHomeostasis(0.1, 0.2)
+    other.register_cell("elsewhere", Cell(nn.Linear(6, 3), leaky()))
+    with pytest.raises(RuntimeError, match=r"(?s)Missing.*elsewhere.*Unexpected"):
+        other.load_state_dict(homeostasis.state_dict())
+
+
+def test_moved_homeostasis_keeps_its_precision():
+    net, homeostasis = attached()
+    run(net)
+    rates = homeostasis.rates()
+    homeostasis.half()
+    for name, rate in homeostasis.rates().items():
+        assert rate.dtype == torch.float32
+        assert torch.equal(rate, rates[name])

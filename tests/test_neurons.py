@@ -1,0 +1,256 @@
+"""Every neuron that snntorch exports: regulated to its target, or refused by name."""
+
+import re
+import warnings
+
+import pytest
+import snntorch as snn
+import torch
+from neurons import CLOSED_LOOPS, STEPS, Loop, exported_neurons, noise
+from torch import nn
+
+from snn_homeostasis import (
+    ArgumentError,
+    Cell,
+    HomeostasisWarning,
+    LinearHomeostasis,
+    NonFiniteError,
+    NoSpikesError,
+    UnsupportedNeuronError,
+    one_step,
+    spikes_of,
+)
+
+REFUSED = {
+    "SpikingNeuron": lambda: snn.SpikingNeuron(),
+    "LIF": lambda: snn.LIF(beta=0.9),
+    "StateLeaky": lambda: snn.StateLeaky(beta=0.9, channels=3, output=False),
+    "LinearLeaky": lambda: snn.LinearLeaky(beta=0.9, in_features=3, out_features=3, output=False),
+    "AssociativeLeaky": lambda: snn.AssociativeLeaky(3, 2, 2, 4, use_q_projection=True),
+}
+WARNED = {"AssociativeLeaky", "DeltaLeaky"}
+VARIANTS = [(name, index) for name, loops in CLOSED_LOOPS.items() for index in range(len(loops))]
+
+
+def a_cell(loop: Loop) -> Cell:
+    with warnings.catch_warnings():
+        if type(loop.neuron).__name__ in WARNED:
+            warnings.simplefilter("ignore", HomeostasisWarning)
+        return Cell(loop.layer, loop.neuron)
+
+
+def regulate(loop: Loop, target: float) -> float:
+    """The rate at the end of a closed loop, recounted by a hook of the test's own."""
+    homeostasis = LinearHomeostasis(0.0, target, loop.param)
+    unit = homeostasis.register_cell("cell", a_cell(loop))
+    for plasticity, rounds in ((0.02, 200), (0.004, 100), (0.001, 100)):
+        unit.state.plasticity = plasticity * loop.scale
+        for _ in range(rounds):
+            homeostasis.clear()
+            loop.present()
+            homeostasis.step()
+    fired = []
+
+    def recount(neuron, args, output):
+        spikes = output if isinstance(output, torch.Tensor) else output[0]
+        fired.append((spikes != 0).float().mean())
+
+    loop.neuron.register_forward_hook(recount)
+    for _ in range(40):
+        loop.present()
+    return torch.stack(fired).mean().item()
+
+
+def test_every_exported_neuron_is_decided_upon():
+    assert set(exported_neurons()) == set(CLOSED_LOOPS) | set(REFUSED) | WARNED
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("name", "index"), VARIANTS, ids=lambda value: str(value))
+def test_closed_loop_reaches_target(name, index):
+    assert regulate(CLOSED_LOOPS[name][index](), target=0.1) == pytest.approx(0.1, rel=0.05)
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_refused_by_name(name):
+    neuron = REFUSED[name]()
+    with pytest.raises(UnsupportedNeuronError, match=f"Found {name}"):
+        Cell(nn.Linear(3, 3), neuron)
+    assert not neuron._forward_hooks
+
+
+def test_delta_leaky_runs_and_warns():
+    layer, neuron = nn.Linear(10, 12), snn.DeltaLeaky(0.3, beta=0.9, init_hidden=True)
+    with pytest.warns(HomeostasisWarning, match="DeltaLeaky"):
+        cell = Cell(layer, neuron)
+    homeostasis = LinearHomeostasis(0.01, 0.1, "bias")
+    homeostasis.register_cell("cell", cell)
+    for _ in range(STEPS):
+        neuron(layer(noise(8, 10)))
+    before = layer.bias.clone()
+    homeostasis.step()
+    assert not torch.equal(layer.bias, before)
+
+
+def test_unknown_neuron_is_refused_with_advice():
+    with pytest.raises(UnsupportedNeuronError, match=re.escape("@spikes_of.register(YourNeuron)")):
+        Cell(nn.Linear(3, 3), nn.ReLU())
+
+
+def test_own_neuron_needs_one_registration():
+    class Threshold(nn.Module):
+        def forward(self, x):
+            return {"fired": (x > 0.5).float()}
+
+    spikes_of.register(Threshold, lambda neuron, output: one_step(output["fired"]))
+    layer, neuron = nn.Linear(2, 3), Threshold()
+    homeostasis = LinearHomeostasis(0.1, 0.5, "bias")
+    homeostasis.register_cell("own", Cell(layer, neuron))
+    neuron(layer(torch.zeros(4, 2)))
+    homeostasis.step()
+    assert homeostasis.rates()["own"].shape == (3,)
+
+
+def test_subclass_is_observed_like_its_parent():
+    class MyLeaky(snn.Leaky):
+        pass
+
+    layer, neuron = nn.Linear(2, 3), MyLeaky(beta=0.9)
+    cell = Cell(layer, neuron)
+    spikes, _ = neuron(10 * torch.ones(4, 3))
+    assert torch.equal(cell.neuron.spike, spikes != 0)
+
+
+def test_bare_output_is_the_batch_and_not_one_sample():
+    layer, neuron = nn.Linear(2, 3), snn.Leaky(beta=0.9, init_hidden=True)
+    cell = Cell(layer, neuron)
+    neuron(torch.tensor([[0.0, 5.0, 0.0], [5.0, 0.0, 0.0]]))
+    assert cell.neuron.spike.tolist() == [[False, True, False], [True, False, False]]
+
+
+@pytest.mark.parametrize("batched", [True, False])
+def test_time_axis_comes_from_the_class(batched):
+    neuron = snn.LeakyParallel(5, 3, beta=0.5)
+    homeostasis = LinearHomeostasis(0.0, 0.1)
+    unit = homeostasis.register_cell("cell", Cell(neuron.rnn, neuron))
+    neuron(torch.rand(7, 2, 5) if batched else torch.rand(7, 5))
+    assert unit.rate.steps == 7
+    assert unit.rate.rate.shape == (2 if batched else 1, 3)
+
+
+def test_unbatched_input_to_a_step_neuron_is_an_error():
+    layer, neuron = nn.Linear(2, 3), snn.Leaky(beta=0.9, init_hidden=True)
+    cell = Cell(layer, neuron)
+    with pytest.raises(ArgumentError, match="batch dimension"):
+        neuron(layer(torch.rand(2)))
+    with pytest.raises(NoSpikesError):
+        _ = cell.neuron.spike
+
+
+@pytest.mark.parametrize("factor", [2.5, torch.tensor([0.5, 1.0, 3.0])])
+def test_graded_spikes_are_counted_once_each(factor):
+    neuron = snn.Leaky(beta=0.9, graded_spikes_factor=factor, reset_mechanism="none")
+    homeostasis = LinearHomeostasis(0.0, 0.1)
+    homeostasis.register_cell("cell", Cell(nn.Linear(2, 3), neuron))
+    neuron(torch.full((4, 3), 5.0))
+    assert homeostasis.rates()["cell"].tolist() == [1.0, 1.0, 1.0]
+
+
+def test_graded_factor_loaded_after_attach_is_noticed():
+    neuron = snn.Leaky(beta=0.9, reset_mechanism="none")
+    homeostasis = LinearHomeostasis(0.0, 0.1)
+    homeostasis.register_cell("cell", Cell(nn.Linear(2, 3), neuron))
+    neuron.load_state_dict(neuron.state_dict() | {"graded_spikes_factor": torch.tensor(2.5)})
+    neuron(torch.full((4, 3), 5.0))
+    assert homeostasis.rates()["cell"].tolist() == [1.0, 1.0, 1.0]
+
+
+def test_keyword_input_is_observed():
+    layer, neuron = nn.Linear(2, 3), snn.Leaky(beta=0.9, init_hidden=True)
+    cell = Cell(layer, neuron)
+    neuron(input_=layer(torch.rand(4, 2)))
+    assert cell.neuron.spike.shape == (4, 3)
+
+
+def test_forward_called_directly_is_explained():
+    layer, neuron = nn.Linear(2, 3), snn.Leaky(beta=0.9, init_hidden=True)
+    homeostasis = LinearHomeostasis(0.1, 0.1)
+    homeostasis.register_cell("cell", Cell(layer, neuron))
+    neuron.forward(layer(torch.rand(4, 2)))
+    with pytest.raises(NoSpikesError, match=re.escape("neuron.forward(...)")):
+        homeostasis.step()
+
+
+POISONED = {
+    "Leaky": lambda: (snn.Leaky(beta=0.9, init_hidden=True), torch.full((2, 3), torch.nan)),
+    "Leaky, explicit": lambda: (snn.Leaky(beta=0.9), torch.full((2, 3), torch.inf)),
+    "Synaptic": lambda: (snn.Synaptic(0.9, 0.8, init_hidden=True), torch.full((2, 3), torch.nan)),
+    "StateLeaky": lambda: (snn.StateLeaky(0.9, 3), torch.full((4, 2, 3), torch.nan)),
+    "LeakyParallel": lambda: (snn.LeakyParallel(3, 3), torch.full((4, 2, 3), torch.nan)),
+}
+
+
+@pytest.mark.parametrize("name", POISONED)
+def test_poisoned_membrane_raises_and_changes_nothing(name):
+    neuron, x = POISONED[name]()
+    layer = neuron.rnn if name == "LeakyParallel" else nn.Linear(3, 3)
+    homeostasis = LinearHomeostasis(0.1, 0.1)
+    cell = Cell(layer, neuron)
+    homeostasis.register_cell("cell", cell)
+    neuron(x)
+    before = cell.connection.weight.clone()
+    with pytest.raises(NonFiniteError, match=re.escape("'cell' (membrane)")):
+        homeostasis.step()
+    assert torch.equal(cell.connection.weight, before)
+    assert not cell.updater.weight.pending
+
+    homeostasis.clear()
+    if hasattr(neuron, "reset_mem"):
+        neuron.reset_mem()
+    neuron(torch.zeros_like(x))
+    homeostasis.step()
+
+
+def test_inhibition_fires_one_neuron_and_cannot_reach_more():
+    with pytest.warns(UserWarning, match="Inhibition"):
+        neuron = snn.Leaky(beta=0.9, init_hidden=True, inhibition=True)
+    layer = nn.Linear(10, 12)
+    homeostasis = LinearHomeostasis(0.01, 0.05, "bias")
+    homeostasis.register_cell("cell", Cell(layer, neuron))
+    for _ in range(STEPS):
+        neuron(layer(noise(8, 10)) + 1.0)
+    assert sum(homeostasis.rates()["cell"].tolist()) <= 1.0 + 1e-6
+    homeostasis.step()
+    before = layer.bias.clone()
+    with pytest.raises(ArgumentError, match="sum to at most 1"):
+        homeostasis.step(target=0.1)
+    assert torch.equal(layer.bias, before)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("param", ["weight", "bias"])
+@pytest.mark.parametrize("target", [0.05, 0.3])
+@pytest.mark.parametrize("start", [0.0, 0.02, 0.5, 0.95])
+def test_silent_cells_come_up_and_busy_ones_come_down(start, target, param):
+    layer, neuron = nn.Linear(20, 16), snn.Leaky(beta=0.9, init_hidden=True)
+    layer.weight.fill_(0.02)
+    layer.bias.fill_({0.0: -0.5, 0.02: -0.13, 0.5: 0.4, 0.95: 0.85}[start])
+    homeostasis = LinearHomeostasis(0.0, target, param)
+    unit = homeostasis.register_cell("cell", Cell(layer, neuron))
+
+    def present(rounds: int) -> None:
+        homeostasis.clear()
+        for _ in range(rounds * STEPS):
+            neuron(layer(noise(64, 20)))
+
+    present(10)
+    assert homeostasis.rates()["cell"].mean().item() == pytest.approx(start, abs=0.05)
+    scale = 0.1 if param == "weight" else 1.0  # ten of twenty inputs are on
+    for plasticity, rounds in ((0.3, 80), (0.05, 60), (0.01, 40)):
+        unit.state.plasticity = plasticity * scale * target
+        for _ in range(rounds):
+            present(2)
+            homeostasis.step()
+    present(50)
+    assert homeostasis.rates()["cell"].mean().item() == pytest.approx(target, rel=0.02)
+    assert homeostasis.rates()["cell"].tolist() == pytest.approx([target] * 16, rel=0.1)
