@@ -203,7 +203,8 @@ class OneToOneConnection(Connection):
     def _split(self, x: Tensor) -> tuple[list[int], list[int]]:
         weight, neurons = _weight(self), x.shape[1:]
         padded = (1,) * (len(neurons) - weight.ndim) + tuple(weight.shape)
-        if any(size not in (1, wanted) for size, wanted in zip(padded, neurons, strict=True)):
+        sizes = zip(padded, neurons, strict=False)
+        if len(padded) != len(neurons) or any(size not in (1, wanted) for size, wanted in sizes):
             raise RuntimeError("weight does not broadcast to the neurons")
         axes = range(1, x.ndim)
         shared = [axis for axis in axes if padded[axis - 1] == 1]

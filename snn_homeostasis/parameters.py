@@ -110,7 +110,7 @@ def _parametrization(module: nn.Module, name: str) -> parametrize.Parametrizatio
 def _refer_parametrized(module: nn.Module, name: str) -> ParametrizedReference:
     # tried on a copy, because a power iteration would change the module's buffers
     trial = copy.deepcopy(_parametrization(module, name))
-    wanted = 2.0 * getattr(module, name).detach()
+    wanted = 2.0 * trial().detach()
     try:
         trial.right_inverse(wanted)
         lost = not torch.allclose(trial(), wanted, rtol=1e-2, atol=1e-6)
