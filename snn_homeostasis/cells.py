@@ -67,8 +67,7 @@ class Cell:
         listeners[:] = [other for other in listeners if other != listener]
         if not listeners:
             self.neuron.close()
-            self.updater.clear()
-            self.updater.is_open = False
+            self.updater.close()
 
     def add_monitor(
         self, name: str, attr: str, constructor: Callable[[str, nn.Module], Any], pool: Any, /, **tags: Any

@@ -77,7 +77,6 @@ class Homeostasis(nn.Module, ABC):
         """
         settings = self.defaults.override(overrides)
         self._require_new(name, cell, settings.param)
-        cell.updater.is_open = True
         self._share_slots(cell)
         unit = Unit(name, cell, settings)
         unit.train(self.training)

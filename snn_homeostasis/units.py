@@ -44,7 +44,7 @@ class Unit(nn.Module):
         self.cell = cell
         self.state = CellState(settings)
         self.rate = settings.rate()
-        self.slot = cell.updater.slot(settings.param)
+        self.slot = cell.updater.slots[settings.param]
         set_bounds(self.slot, settings.bounds)
         self._warn()
 

@@ -112,6 +112,12 @@ class Slot(TensorState):
         """Drops what is pending; what rounding has kept back stays."""
         self.pos = self.neg = None
 
+    def renewed(self) -> Slot:
+        """An empty slot for the same parameter, with the same bounds."""
+        slot = Slot(self.reference)
+        slot.bounds = self.bounds
+        return slot
+
     def _exact(self, value: Tensor) -> Tensor:
         if value.dtype not in (torch.float16, torch.bfloat16):
             return value
@@ -159,6 +165,11 @@ class Updater:
         """Empties every slot without applying it."""
         for slot in self.slots.values():
             slot.empty()
+
+    def close(self) -> None:
+        """Lets go of the slots, which another cell may share, and of what they hold."""
+        self.is_open = False
+        self.slots = {kind: slot.renewed() for kind, slot in self.slots.items()}
 
     def slot(self, kind: str) -> Slot:
         """The slot of ``"weight"``, ``"bias"`` or ``"delay"``.

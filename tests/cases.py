@@ -415,3 +415,27 @@ PARAMS = [(case, kind) for case in CASES for kind in case.drivers]
 
 def case(id: str) -> Case:
     return next(each for each in CASES if each.id == id)
+
+
+class Puppet:
+    """A layer, and neurons that fire on command: every rate is known."""
+
+    def __init__(self, size: int = 1, *, value: float = 0.0, dtype: torch.dtype = torch.float32) -> None:
+        self.layer = nn.Linear(1, size).to(dtype)
+        self.neuron = snn.Leaky(beta=0.0, threshold=0.5, init_hidden=True, reset_mechanism="none")
+        self.cell = Cell(self.layer, self.neuron)
+        with torch.no_grad():
+            self.layer.weight.fill_(value)
+            self.layer.bias.fill_(value)
+
+    def fire(self, *samples: int) -> None:
+        """One step in which all neurons of the samples with a 1 fire."""
+        self.neuron(torch.tensor(samples).float()[:, None].expand(-1, len(self.layer.weight)))
+
+    @property
+    def weight(self) -> list[float]:
+        return self.layer.weight.flatten().tolist()
+
+    @property
+    def bias(self) -> list[float]:
+        return self.layer.bias.tolist()
