@@ -5,11 +5,14 @@ from __future__ import annotations
 import warnings
 
 import pytest
+import snntorch as snn
 import torch
 from cases import PARAMS, Puppet, case
+from torch import nn
 
 from snn_homeostasis import (
     ArgumentError,
+    Cell,
     ClampBounds,
     CumulativeRate,
     ExponentialRate,
