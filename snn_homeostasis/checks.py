@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import sys
+import warnings
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from .errors import ArgumentError, NonFiniteError
+from .errors import ArgumentError, HomeostasisWarning, NonFiniteError
 
-__all__ = ["require", "require_finite"]
+__all__ = ["require", "require_finite", "warn"]
 
 
 def require(
@@ -54,3 +57,12 @@ def require_finite(tensors: Sequence[tuple[str, str, Tensor | None]]) -> None:
             f"{', '.join(dict.fromkeys(wrong))}. No parameter was changed: mend the data, reset the "
             "neurons and call `clear()`."
         )
+
+
+def warn(message: str) -> None:
+    """Warn with a `HomeostasisWarning` that points at the user's line, however deep it arose."""
+    package, level = str(Path(__file__).parent), 2
+    frame = sys._getframe(1)
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(package):
+        frame, level = frame.f_back, level + 1
+    warnings.warn(message, HomeostasisWarning, stacklevel=level - 1)

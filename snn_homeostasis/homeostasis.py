@@ -6,7 +6,7 @@ import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, Self
+from typing import Any, NoReturn, Self
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from .cells import Cell
 from .checks import require, require_finite
 from .discovery import build_cells, find_cells, named_cells
+from .errors import HomeostasisError
 from .settings import CellState, Settings, Target, check_target
 from .units import Unit, set_bounds
 from .updates import Slot
@@ -155,10 +156,13 @@ class Homeostasis(nn.Module, ABC):
     def update(self) -> None:
         """Applies every slot to its parameter through its bounds, once, and empties it.
 
+        Slots of frozen cells stay as they are.
+
         Raises:
             NonFiniteError: if a change is not finite. No parameter is touched then.
         """
-        pending = {slot: name for name, slot in self._slots() if slot.pending}
+        active = {unit.name for unit in self._units() if unit.active}
+        pending = {slot: name for name, slot in self._slots() if slot.pending and name in active}
         deltas = [(slot, slot.delta()) for slot in pending]
         require_finite([(pending[slot], "update", delta) for slot, delta in deltas])
         for slot, delta in deltas:
@@ -216,6 +220,18 @@ class Homeostasis(nn.Module, ABC):
         self._releases.pop(name)()
         del self.units[_key(name)]
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> NoReturn:
+        self._refuse_copy("copied")
+
+    def __reduce__(self) -> NoReturn:
+        self._refuse_copy("pickled")
+
+    def _refuse_copy(self, how: str) -> NoReturn:
+        raise HomeostasisError(
+            f"`{type(self).__name__}` should not be {how}: it holds hooks on the modules of one model. "
+            "Attach a new one to the other model and load this one's `state_dict()` into it."
+        )
+
     def _units(self) -> Iterator[Unit]:
         for unit in self.units.values():
             assert isinstance(unit, Unit)
@@ -249,9 +265,9 @@ class Homeostasis(nn.Module, ABC):
 
     def _require_new(self, name: str, cell: Cell, param: str) -> None:
         require(
-            bool(name) and _key(name) not in self.units,
+            bool(name) and _key(name) not in self.units and not hasattr(nn.ModuleDict, _key(name)),
             "name",
-            "be new and not empty",
+            "be new and not empty, and no attribute of a module",
             name,
             "Choose another, or `remove_cell` the old one.",
         )

@@ -9,7 +9,6 @@ A neuron class is made known by one registration::
 
 from __future__ import annotations
 
-import warnings
 from functools import singledispatch
 from typing import Any
 
@@ -17,7 +16,8 @@ import snntorch as snn
 import torch
 from torch import Tensor, nn
 
-from .errors import HomeostasisWarning, UnsupportedNeuronError
+from .checks import warn
+from .errors import UnsupportedNeuronError
 
 __all__ = [
     "admit_neuron",
@@ -154,11 +154,9 @@ def _refuse(neuron: nn.Module, expected: str, found: str, remedy: str) -> None:
 
 
 def _warn_not_monotone(neuron: nn.Module, why: str) -> None:
-    warnings.warn(
+    warn(
         f"The rate of {type(neuron).__name__} need not rise with its weights ({why}): it may stay "
-        "away from its target. Watch `rates()`.",
-        HomeostasisWarning,
-        stacklevel=5,
+        "away from its target. Watch `rates()`."
     )
 
 

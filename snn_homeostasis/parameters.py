@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import NoReturn
 
 import torch
 from torch import Tensor, nn
@@ -50,6 +51,18 @@ class ParameterReference(ABC):
 
 class PlainReference(ParameterReference):
     """An ordinary Parameter."""
+
+    @property
+    def tensor(self) -> Tensor:
+        value = getattr(self.module, self.name, None)
+        if not isinstance(value, nn.Parameter):
+            _refuse(
+                self.module,
+                self.name,
+                "is no Parameter any more since it was registered",
+                "Prune or reparametrise before you attach, or attach again.",
+            )
+        return value
 
     @property
     def leaf(self) -> Tensor:
@@ -110,7 +123,10 @@ def _parametrization(module: nn.Module, name: str) -> parametrize.Parametrizatio
 def _refer_parametrized(module: nn.Module, name: str) -> ParametrizedReference:
     # tried on a copy, because a power iteration would change the module's buffers
     trial = copy.deepcopy(_parametrization(module, name))
-    wanted = 2.0 * trial().detach()
+    value = trial().detach()
+    wanted = (
+        torch.linspace(-1.0, 1.0, value.numel(), out=torch.empty_like(value).flatten()).view_as(value) - value
+    )
     try:
         trial.right_inverse(wanted)
         lost = not torch.allclose(trial(), wanted, rtol=1e-2, atol=1e-6)
@@ -139,7 +155,7 @@ def _require_writable(module: nn.Module, name: str, value: nn.Parameter) -> None
         )
 
 
-def _refuse(module: nn.Module, name: str, found: str, remedy: str) -> None:
+def _refuse(module: nn.Module, name: str, found: str, remedy: str) -> NoReturn:
     raise UnsupportedLayerError(
         f"`{name}` should be a parameter that can be changed in place. "
         f"Found `{name}` of {type(module).__name__}, which {found}. {remedy}"

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from .checks import require
-from .errors import NoSpikesError
+from .errors import ArgumentError, NoSpikesError
 from .state import TensorState
 
 __all__ = ["CumulativeRate", "ExponentialRate", "RateEstimator", "WindowedRate"]
@@ -31,7 +32,11 @@ class RateEstimator(TensorState, ABC):
         """Takes in spikes.
 
         Args:
-            spikes: ``[T, B, *N]``, nonzero where a neuron fired; T is 1 for one step.
+            spikes: ``[T, B, *N]``, nonzero where a neuron fired; T is 1 for one step. Their
+                number T is to be added to `steps`.
+
+        Raises:
+            ArgumentError: if the neurons ``[*N]`` are others than before; the batch may change.
         """
 
     @property
@@ -72,6 +77,12 @@ def carried(state: Tensor, batch: Tensor, dim: int) -> Tensor:
     """
     shape = list(state.shape)
     shape[dim] = batch.shape[dim]
+    before, now = state.shape[dim + 1 :], batch.shape[dim + 1 :]
+    if before != now:
+        raise ArgumentError(
+            f"`spikes` should keep the shape [*N] of their neurons. Found {list(now)} after {list(before)}. "
+            "Call `clear()` before the model takes inputs of another size."
+        )
     state = state.to(batch.device)
     if state.shape[dim] == shape[dim]:
         return state
@@ -132,6 +143,7 @@ class CumulativeRate(RateEstimator):
         fresh = self.steps - self.folded_steps
         return self.count / self.steps + self.folded * (1 - fresh / self.steps)
 
+    @torch.inference_mode(False)
     def _fold(self, spikes: Tensor) -> Tensor:
         if self.steps:
             self.folded = carried(self._mean(), spikes, dim=1)
@@ -178,10 +190,8 @@ class ExponentialRate(RateEstimator):
 
     def update(self, spikes: Tensor) -> None:
         mean = self.mean
-        if mean is None:
-            mean = self.mean = torch.zeros_like(spikes[:1], dtype=torch.float32)
-        elif not _same_batch(mean, spikes):
-            mean = self.mean = carried(mean, spikes, dim=1)
+        if mean is None or not _same_batch(mean, spikes):
+            mean = self._for_batch(spikes)
         if len(spikes) == 1:
             mean.lerp_(spikes.float(), -math.expm1(-1.0 / self.tau))
         else:
@@ -193,6 +203,14 @@ class ExponentialRate(RateEstimator):
         self.require_spikes()
         assert self.mean is not None
         return self.mean[0] / -math.expm1(-self.steps / self.tau)
+
+    @torch.inference_mode(False)
+    def _for_batch(self, spikes: Tensor) -> Tensor:
+        if self.mean is None:
+            self.mean = torch.zeros_like(spikes[:1], dtype=torch.float32)
+        else:
+            self.mean = carried(self.mean, spikes, dim=1)
+        return self.mean
 
     def _weighted(self, spikes: Tensor) -> Tensor:
         age = torch.arange(len(spikes) - 1, -1, -1, device=spikes.device, dtype=torch.float32)
@@ -255,6 +273,7 @@ class WindowedRate(RateEstimator):
         assert self.total is not None
         return self.total / min(self.steps, self.window)
 
+    @torch.inference_mode(False)
     def _for_batch(self, spikes: Tensor) -> tuple[Tensor, Tensor]:
         if self.past is None or self.total is None:
             shape = (self.window, *spikes.shape[1:])
@@ -264,6 +283,16 @@ class WindowedRate(RateEstimator):
             self.past = carried(self.past, spikes, dim=1)
             self.total = self.past.sum(0, dtype=torch.float32)
         return self.past, self.total
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        past = state_dict.get(f"{prefix}past")
+        if past is not None and len(past) != self.window:
+            args[-1].append(
+                f"`steps` should be {len(past)}, the saved window. Found `steps = {self.window}`. Build the "
+                "estimator with the saved length."
+            )
+            return
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
     def extra_repr(self) -> str:
         return f"steps={self.window}"

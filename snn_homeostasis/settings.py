@@ -113,6 +113,12 @@ class CellState(TensorState):
         self._number = None if is_tensor else target
         self.target_tensor = target.detach().clone() if isinstance(target, Tensor) else None
 
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        own = self.target_tensor  # stays where the checkpoint has a number, which it does not save
+        super()._load_from_state_dict(state_dict, prefix, *args)
+        if self.target_tensor is None:
+            self.target_tensor = own
+
     def extra_repr(self) -> str:
         return f"plasticity={self.plasticity:g}, target={self.target}, param={self.param!r}"
 

@@ -97,6 +97,10 @@ class SpikeTap:
         # a copied model must not count into the original's estimates
         return _observe_nothing
 
+    def __reduce__(self) -> tuple[Callable[[], Any], tuple[()]]:
+        # a pickled model does not take its observers along
+        return _silent, ()
+
     def _look_at_shape(self, shape: torch.Size) -> None:
         if len(shape) < 3:
             raise ArgumentError(
@@ -121,3 +125,7 @@ class SpikeTap:
 
 def _observe_nothing(*_: Any) -> None:
     """The hook that a copy of an observed model carries."""
+
+
+def _silent() -> Callable[..., None]:
+    return _observe_nothing

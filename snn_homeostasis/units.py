@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import warnings
-
 import torch
 from torch import Tensor, nn
 
 from .bounds import UpdateBounds
 from .cells import Cell
-from .checks import require
-from .errors import ArgumentError, HomeostasisWarning, NoSpikesError
+from .checks import require, warn
+from .errors import ArgumentError, NoSpikesError
 from .neurons import is_inhibited
 from .rates import RateEstimator
 from .settings import CellState, Settings, Target, fit_target
@@ -110,9 +108,9 @@ class Unit(nn.Module):
     def _warn(self) -> None:
         target, norm = self.state.target, self.cell.connection.norm
         if target is not None and bool(torch.as_tensor(target > 1).any()):
-            _warn(f"The target of cell {self.name!r} is above 1: a neuron spikes at most once per step.")
+            warn(f"The target of cell {self.name!r} is above 1: a neuron spikes at most once per step.")
         if self.state.param == "weight" and norm is not None:
-            _warn(
+            warn(
                 f"{type(norm).__name__} cancels most of what the weight rule does in cell {self.name!r}: "
                 "take param='bias'."
             )
@@ -147,7 +145,3 @@ def _require_param(name: str, cell: Cell, param: str) -> None:
             f"`param` should be a parameter of the layer of cell {name!r}. Found `param = {param!r}`, and "
             f"{type(owner).__name__} has no such Parameter. {remedy}"
         )
-
-
-def _warn(message: str) -> None:
-    warnings.warn(message, HomeostasisWarning, stacklevel=5)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from .bounds import Bounds, UpdateBounds, unbounded
-from .checks import require
+from .checks import require, require_finite
 from .connections import Connection
 from .errors import ArgumentError, RemovedCellError
 from .parameters import ParameterReference
@@ -121,8 +121,11 @@ class Slot(TensorState):
     def _exact(self, value: Tensor) -> Tensor:
         if value.dtype not in (torch.float16, torch.bfloat16):
             return value
-        exact = value.float()
-        return exact if self.residue is None else exact.add_(self.residue.to(exact.device))
+        if self.residue is None:
+            return value.float()
+        exact = value + self.residue.to(value.device)
+        # a value that was set meanwhile has nothing to do with an old residue
+        return torch.where(exact.to(value.dtype) == value, exact, value.float())
 
     def _magnitudes(self, value: Tensor) -> tuple[Tensor, Tensor]:
         zero = value.new_zeros(())
@@ -150,14 +153,21 @@ class Updater:
         connection: tells which parameters there are.
     """
 
+    __slots__ = ("is_open", "slots")  # a misspelt slot is an error
+
     def __init__(self, connection: Connection) -> None:
         self.slots = {kind: Slot(ref) for kind, ref in connection.references.items()}
         self.is_open = True
 
     def __call__(self) -> None:
-        """Applies every slot through its bounds, once, and empties it."""
+        """Applies every slot through its bounds, once, and empties it.
+
+        Raises:
+            NonFiniteError: if a change is not finite. No parameter is touched then.
+        """
         self._require_open()
         deltas = [(slot, slot.delta()) for slot in self.slots.values() if slot.pending]
+        require_finite([(str(slot.reference), "update", delta) for slot, delta in deltas])
         for slot, delta in deltas:
             slot.commit(delta)
 

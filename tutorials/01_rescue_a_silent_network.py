@@ -273,8 +273,9 @@ def print_table() -> None:
 
 
 def mean_and_spread(table: Tensor) -> list[str]:
-    """Over seeds; the spread is the standard deviation."""
-    moments = zip(table.mean(0).tolist(), table.std(0, correction=0).tolist(), FORMATS, strict=True)
+    """Over seeds; the spread is the sample standard deviation, 0 for a single seed."""
+    spread = table.std(0, correction=min(1, len(table) - 1))
+    moments = zip(table.mean(0).tolist(), spread.tolist(), FORMATS, strict=True)
     return [f"{mean:{form}} ± {spread:{form}}" for mean, spread, form in moments]
 
 
@@ -295,18 +296,19 @@ def draw() -> Figure:
     draw_rates(regulated, courses[seed, REGULATED].rates, f"b  Calibrated, rule on, seed {seed}")
     plain.sharey(regulated)
     regulated.axvline(args.rounds, color="black", linewidth=1)
-    regulated.annotate(" training starts", (args.rounds, 0.0))
+    regulated.text(args.rounds, 0.01, "calibration \n(no labels) ", ha="right", va="bottom")
+    regulated.text(args.rounds, 0.01, " training", ha="left", va="bottom")
+    plain.legend(loc="upper right", ncols=2)
     draw_accuracy(accuracy)
     return figure
 
 
 def draw_rates(axes: Axes, rates: Tensor, title: str) -> None:
-    shades = colormaps["viridis"].resampled(len(LAYERS))
-    for i, layer in enumerate(LAYERS):
-        axes.plot(rates[:, i], color=shades(i), label=layer)
+    shades = [*colormaps["viridis"](torch.linspace(0, 0.9, 6).numpy()), "tab:red"]
+    for layer, colour, rate in zip(LAYERS, shades, rates.T, strict=True):
+        axes.plot(rate, color=colour, label=layer)
     axes.axhline(0.1, color="black", linestyle="--", linewidth=1, label="target")
     axes.set(title=title, xlabel="batches seen", ylabel="mean rate [spikes per step]")
-    axes.legend(fontsize=9, ncols=2)
 
 
 def draw_accuracy(axes: Axes) -> None:
@@ -315,8 +317,10 @@ def draw_accuracy(axes: Axes) -> None:
         axes.plot(curves.T, color=colour, linewidth=0.7, alpha=0.5)
         axes.plot(curves.mean(0), color=colour, linewidth=3, label=name)
     axes.axhline(10, color="black", linestyle=":", linewidth=1, label="chance")
-    axes.set(title="c  Thin: each seed, thick: mean", xlabel="epochs", ylabel="test accuracy [%]")
-    axes.legend(fontsize=9)
+    axes.set(
+        title="c  Thin: each seed, thick: mean", xlabel="epochs", ylabel="test accuracy [%]", ylim=(0, 100)
+    )
+    axes.legend(loc="lower right", bbox_to_anchor=(1.0, 0.1))
 
 
 figure = draw()
