@@ -65,4 +65,4 @@ def warn(message: str) -> None:
     frame = sys._getframe(1)
     while frame.f_back is not None and frame.f_code.co_filename.startswith(package):
         frame, level = frame.f_back, level + 1
-    warnings.warn(message, HomeostasisWarning, stacklevel=level - 1)
+    warnings.warn(message, HomeostasisWarning, stacklevel=level)

@@ -124,9 +124,8 @@ def _refer_parametrized(module: nn.Module, name: str) -> ParametrizedReference:
     # tried on a copy, because a power iteration would change the module's buffers
     trial = copy.deepcopy(_parametrization(module, name))
     value = trial().detach()
-    wanted = (
-        torch.linspace(-1.0, 1.0, value.numel(), out=torch.empty_like(value).flatten()).view_as(value) - value
-    )
+    slope = torch.linspace(-1.0, 1.0, value.numel(), device=value.device, dtype=value.dtype)
+    wanted = slope.view_as(value) - value  # of other signs and of no symmetry
     try:
         trial.right_inverse(wanted)
         lost = not torch.allclose(trial(), wanted, rtol=1e-2, atol=1e-6)

@@ -5,6 +5,7 @@ import functools
 import gc
 import io
 import math
+import pickle
 import re
 import weakref
 
@@ -13,6 +14,7 @@ import snntorch as snn
 import torch
 from snntorch import utils
 from torch import nn
+from torch.nn.utils import prune
 
 from snn_homeostasis import (
     ArgumentError,
@@ -20,11 +22,13 @@ from snn_homeostasis import (
     ClampBounds,
     CumulativeRate,
     ExponentialRate,
+    HomeostasisError,
     HomeostasisWarning,
     LinearHomeostasis,
     NonFiniteError,
     NoSpikesError,
     RemovedCellError,
+    UnsupportedLayerError,
     WindowedRate,
 )
 
@@ -283,6 +287,60 @@ def test_slot_refuses_parts_of_a_wrong_shape():
     assert not cell.updater.weight.pending
 
 
+def test_updater_of_a_cell_refuses_what_is_not_finite():
+    cell = Cell(nn.Linear(6, 3), leaky())
+    cell.updater.weight = (torch.full((3, 1), math.nan), torch.zeros(3, 1))
+    with pytest.raises(NonFiniteError, match="`weight` of Linear"):
+        cell.updater()
+    assert cell.connection.weight.isfinite().all()
+
+
+def test_misspelt_slot():
+    with pytest.raises(AttributeError):
+        Cell(nn.Linear(6, 3), leaky()).updater.wieght = (None, None)
+
+
+def test_a_name_that_no_module_can_have():
+    homeostasis = LinearHomeostasis(0.1, 0.1)
+    cell = Cell(nn.Linear(6, 3), leaky())
+    with pytest.raises(ArgumentError, match="no attribute of a module"):
+        homeostasis.register_cell("forward", cell)
+    assert not cell.neuron.listeners
+
+
+def test_parameter_pruned_after_attach_is_noticed():
+    net, homeostasis = attached()
+    run(net)
+    prune.l1_unstructured(net[0], "weight", 0.5)
+    run(net)
+    with pytest.raises(UnsupportedLayerError, match="is no Parameter any more"):
+        homeostasis.step()
+
+
+@pytest.mark.parametrize(
+    "register",
+    [lambda rule, net: rule.attach(net), lambda rule, net: rule.register_cell("cell", Cell(*net[:2]))],
+)
+def test_warnings_point_at_the_line_of_the_user(register):
+    net = a_net()
+    homeostasis = LinearHomeostasis(0.1, 1.5)
+    with pytest.warns(HomeostasisWarning, match="above 1") as caught:
+        register(homeostasis, net)
+    assert {each.filename for each in caught} == {__file__}
+
+
+def test_residue_of_a_value_that_was_overwritten_is_dropped():
+    net = nn.Sequential(nn.Linear(6, 3), leaky()).to(torch.bfloat16)
+    cell = Cell(net[0], net[1])
+    nn.init.constant_(net[0].bias, 100.0)
+    cell.updater.bias = (torch.full((3,), 0.1), None)
+    cell.updater()
+    nn.init.zeros_(net[0].bias)
+    cell.updater.bias = (torch.zeros(3), None)
+    cell.updater()
+    assert net[0].bias.tolist() == [0.0, 0.0, 0.0]
+
+
 def test_slots_of_a_removed_cell():
     net, homeostasis = attached()
     cell = homeostasis.cells["1"]
@@ -318,6 +376,19 @@ def test_eval_records_and_changes_nothing(freeze):
     homeostasis.train()
     run(net)
     homeostasis.step()
+    assert not unchanged(net, before)
+
+
+def test_pending_updates_wait_while_frozen():
+    net, homeostasis = attached()
+    run(net)
+    homeostasis()
+    before = snapshot(net)
+    net.eval()
+    homeostasis.update()
+    assert unchanged(net, before)
+    net.train()
+    homeostasis.update()
     assert not unchanged(net, before)
 
 
@@ -417,6 +488,21 @@ def test_a_copied_model_is_not_observed():
     steps = homeostasis.units["1"].rate.steps
     run(twin)
     assert homeostasis.units["1"].rate.steps == steps
+
+
+@pytest.mark.parametrize("copier", [copy.deepcopy, pickle.dumps])
+def test_homeostasis_itself_refuses_to_be_copied(copier):
+    _, homeostasis = attached()
+    with pytest.raises(HomeostasisError, match="Attach a new one"):
+        copier(homeostasis)
+
+
+def test_a_pickled_model_leaves_its_observers_behind():
+    net = nn.Sequential(nn.Linear(6, 3), leaky(surrogate_disable=True))
+    homeostasis = LinearHomeostasis(0.1, 0.2).attach(net)
+    twin = pickle.loads(pickle.dumps(net))
+    twin(torch.rand(2, 6))
+    assert not homeostasis.units["1"].rate.steps
 
 
 def test_hooks_keep_no_graph():

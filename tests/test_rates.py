@@ -85,6 +85,27 @@ def test_estimate_survives_a_change_of_batch_size(name):
 
 
 @estimators
+def test_neurons_must_stay_the_same(name):
+    rate = ESTIMATORS[name]()
+    rate.update(some_spikes(2, 3, 4, 1, 1))
+    before = rate.rate
+    with pytest.raises(ArgumentError, match=r"Found \[4, 6, 6\] after \[4, 1, 1\]"):
+        rate.update(some_spikes(2, 3, 4, 6, 6))
+    assert torch.equal(rate.rate, before)
+
+
+@estimators
+def test_state_made_under_inference_mode_works_outside(name):
+    rate = ESTIMATORS[name]()
+    spikes = some_spikes(6, 3, 4)
+    with torch.inference_mode():
+        rate.update(spikes[:2])
+        rate.update(spikes[2:, :2])
+    rate.update(spikes[:3, :2])
+    assert rate.steps == 9
+
+
+@estimators
 def test_no_rate_before_spikes_and_none_after_reset(name):
     rate = ESTIMATORS[name]()
     with pytest.raises(NoSpikesError, match="at least one step"):
@@ -159,3 +180,10 @@ def test_bad_tau(tau):
 def test_bad_window(steps):
     with pytest.raises(ArgumentError, match=r"`steps` should be an integer > 0. Found `steps = "):
         WindowedRate(steps)
+
+
+def test_saved_window_of_another_length_is_refused():
+    saved = WindowedRate(6)
+    saved.update(some_spikes(9, 2, 3))
+    with pytest.raises(RuntimeError, match="`steps` should be 6, the saved window"):
+        WindowedRate(10).load_state_dict(saved.state_dict())
