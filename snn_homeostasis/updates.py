@@ -83,7 +83,7 @@ class Slot(TensorState):
 
     @torch.no_grad()
     def delta(self) -> Tensor:
-        """The change that `commit` would make now, before rounding; changes nothing."""
+        """The pending change, before rounding; changes nothing."""
         value = self._exact(self.reference.tensor)
         pos, neg = self._magnitudes(value)
         delta = (self._bounds or unbounded)(value, pos, neg)
@@ -94,11 +94,8 @@ class Slot(TensorState):
             )
         return delta
 
-    def commit(self, delta: Tensor | None = None) -> None:
-        """Adds the pending change to the parameter, in place, and empties the slot."""
-        if not self.pending:
-            return
-        delta = self.delta() if delta is None else delta
+    def commit(self, delta: Tensor) -> None:
+        """Adds what `delta` gave to the parameter, in place, and empties the slot."""
         with self.reference.edit() as value:
             exact = self._exact(value).add_(delta)
             if isinstance(self._bounds, Bounds):
