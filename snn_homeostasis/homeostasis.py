@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from .cells import Cell
 from .checks import require, require_finite
-from .discovery import build_cells, find_cells, named_cells
+from .discovery import Choice, announce, build_cells, find_cells
 from .errors import HomeostasisError
 from .settings import CellState, Settings, Target, check_target
 from .units import Unit, set_bounds
@@ -87,14 +87,31 @@ class Homeostasis(nn.Module, ABC):
         return unit
 
     def attach(
-        self, model: nn.Module, *, pairs: Mapping[str, str | Sequence[str]] | None = None, **overrides: Any
+        self,
+        model: nn.Module,
+        example: Any = None,
+        *,
+        pairs: Mapping[str, str | Sequence[str]] | None = None,
+        include: Choice | None = None,
+        exclude: Choice | None = None,
+        **overrides: Any,
     ) -> Self:
         """Finds the cells of a model and registers them all.
 
+        Each layer that drives a neuron is a cell of its own. A parameter that drives several
+        neurons has one slot, in which their parts are summed. Where a neuron fires less when its
+        layer puts out more, the plasticity of the cell is taken with the sign reversed. Each of
+        these is said in a warning.
+
         Args:
-            model: an `nn.Sequential`, nested or not, or any model with ``pairs``.
-            pairs: neuron → layer, or a list of layers, by module path. Exactly these are
-                registered.
+            model: any model with an ``example``; an `nn.Sequential`, nested or not, without.
+            example: an input of the model, a tuple of its arguments, or a dict of them by name.
+                The model is run on it once, and left as it was: see `find_cells`.
+            pairs: neuron → layer, or a list of layers, by module path, in place of what would be
+                found. Without an example, exactly these are registered.
+            include: keep only the cells of these: paths of layers, of neurons or of modules
+                around them, or types of layers.
+            exclude: leave out the cells of these.
             **overrides: any argument of the constructor, for these cells.
 
         Returns:
@@ -104,26 +121,15 @@ class Homeostasis(nn.Module, ABC):
             UnpairedNeuronError: naming every neuron whose layer cannot be known.
             ArgumentError: naming every neuron whose layers lack the param.
         """
-        param = self.defaults.override(overrides).param
-        found = find_cells(model) if pairs is None else named_cells(model, pairs)
-        cells = [
-            (each, cell)
-            for each, cell in build_cells(model, found)
-            if _offers(cell, param, frozen=pairs is not None)
-        ]
-        lacking = {each.neuron for each in found} - {each.neuron for each, _ in cells}
-        require(
-            not lacking,
-            "param",
-            "be a parameter of a layer of every neuron, and not frozen",
-            param,
-            f"None is there for {', '.join(sorted(f'`{path}`' for path in lacking))}: build its layer with "
-            "one, take another param, or name a frozen layer in `pairs=`.",
-        )
+        settings = self.defaults.override(overrides)
+        found = find_cells(model, example, pairs=pairs, include=include, exclude=exclude)
+        cells = build_cells(model, found, settings.param, frozen=pairs or ())
         for each, cell in cells:
-            self._require_new(each.name, cell, param)
+            self._require_new(each.name, cell, settings.param)
+        announce(cells, settings.param, by_hand=bool(pairs or include or exclude))
         for each, cell in cells:
-            self.register_cell(each.name, cell, **overrides)
+            sign = -1 if each.sign < 0 else 1
+            self.register_cell(each.name, cell, **{**overrides, "plasticity": sign * settings.plasticity})
         return self
 
     def forward(self, target: Target | None = None, cells: Iterable[str] | None = None) -> None:
@@ -274,6 +280,7 @@ class Homeostasis(nn.Module, ABC):
         for unit in self._units():
             same = unit.cell.connection.layer is cell.connection.layer
             same = same and unit.cell.neuron.module is cell.neuron.module
+            same = same and unit.cell.connection.norm is cell.connection.norm
             require(
                 not (same and unit.state.param == param),
                 "cell",
@@ -293,8 +300,3 @@ def _at_end(owner: object, call: Callable[..., object], *args: Any) -> weakref.f
 
 def _key(name: str) -> str:
     return name.replace(".", "/")
-
-
-def _offers(cell: Cell, param: str, frozen: bool) -> bool:
-    reference = cell.connection.references.get(param)
-    return reference is not None and (frozen or reference.leaf.requires_grad)

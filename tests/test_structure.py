@@ -15,22 +15,32 @@ ORDER = [
     ["connections", "taps", "settings"],
     ["inner", "updates"],
     ["cells"],
-    ["discovery", "units"],
+    ["units", "discovery/isolation", "discovery/links", "discovery/marks"],
+    ["discovery/alignment", "discovery/chains"],
+    ["discovery/tracing"],
+    ["discovery/finding"],
+    ["discovery/building"],
+    ["discovery"],
     ["homeostasis"],
     ["rules"],
     ["__init__"],
 ]
 LEVEL = {name: level for level, names in enumerate(ORDER) for name in names}
-MODULES = sorted(path.stem for path in PACKAGE.glob("*.py"))
+FILES = {
+    str(path.relative_to(PACKAGE).with_suffix("")).removesuffix("/__init__"): path
+    for path in PACKAGE.rglob("*.py")
+}
+MODULES = sorted(FILES)
 
 
 def imports_of(module: str) -> tuple[set[str], set[str]]:
     """The modules of the package, and the outer packages, that a module imports."""
-    tree = ast.parse((PACKAGE / f"{module}.py").read_text())
+    tree = ast.parse(FILES[module].read_text())
     inner, outer = set(), set()
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and node.level:
-            inner.add(node.module)
+            folder = FILES[module].parents[node.level - 1].relative_to(PACKAGE)
+            inner.add(str(folder / node.module.replace(".", "/")))
         elif isinstance(node, ast.ImportFrom):
             outer.add(node.module.split(".")[0])
         elif isinstance(node, ast.Import):
