@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import partial
@@ -13,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.nn.parameter import UninitializedParameter
 
-from ..connections import is_layer
+from ..connections import Connection, is_layer
 from ..errors import HomeostasisError
 from ..inner import connect_cell, inner_layers
 from ..neurons import is_neuron, spikes_of
@@ -120,11 +122,11 @@ class _Trace:
         if layers or received.count_nonzero():  # a neuron may wait for its first input
             calls.append(frozenset(source.path for source in layers.values()))
         arrivals = self.arrivals.setdefault(path, {})
-        fresh = layers.keys() - arrivals.keys()
+        fresh = [key for key in layers if key not in arrivals]
         if fresh:
-            # a copy, in case it is changed in place later on
             samples = received.flatten(0, 1) if spikes.shape == received.shape else received
-            arrivals |= {key: Arrival(layers[key], samples.clone()) for key in layers if key in fresh}
+            samples = samples.clone()  # it may be changed in place later on
+            arrivals |= {key: Arrival(layers[key], samples) for key in fresh}
 
     def _shifted(self, path: str, output: Tensor) -> tuple[Tensor, Tensor | None]:
         """The output with zeros added, which all calls share, so that derivatives sum over them."""
@@ -164,7 +166,9 @@ class _Trace:
 
     def _drivers(self, path: str) -> list[Link]:
         """The layers that reach a neuron, with what is known of each."""
-        aligned = [(each.source, self._align(path, each)) for each in self.arrivals[path].values()]
+        arrivals = list(self.arrivals[path].values())
+        alignments = self._align(path, arrivals)
+        aligned = [(each.source, alignments[each]) for each in arrivals]
         moving = [source for source, alignment in aligned if alignment.slope]
         idle = {source.path for source, alignment in aligned if moving and alignment.slope == 0.0}
         notes = tuple(self._notes(path, idle))
@@ -192,16 +196,27 @@ class _Trace:
             weights = _listed(self.weights[path])
             yield f"Not regulated: {weights}, used without their layer, which drive `{path}` too."
 
-    def _align(self, path: str, arrival: Arrival) -> Alignment:
-        source = arrival.source
-        try:
-            connection = connect_cell(self.modules[source.path], self.modules[path])
-        except HomeostasisError:
-            return Alignment()  # is said again, and better, when the cell is built
-        before = source.before and align(connection, source.before.source, source.before.received)
-        if before and before.problem:
-            return before
-        return align(connection, source, arrival.received)
+    def _align(self, path: str, arrivals: Sequence[Arrival]) -> dict[Arrival, Alignment]:
+        """How the arrivals follow their layers, first to the norm in front of the neuron, if there is one."""
+        aligned: dict[Arrival, Alignment] = {}
+        together: dict[Tensor, list[tuple[Arrival, Connection]]] = defaultdict(list)
+        for arrival in arrivals:
+            try:
+                connection = connect_cell(self.modules[arrival.source.path], self.modules[path])
+            except HomeostasisError:  # is said again, and better, when the cell is built
+                aligned[arrival] = Alignment()
+            else:
+                together[arrival.received].append((arrival, connection))
+        for received, group in together.items():
+            drivers = [(connection, arrival.source) for arrival, connection in group]
+            aligned |= zip([arrival for arrival, _ in group], align(received, drivers), strict=True)
+        at_norms = {
+            arrival: arrival.source.before for arrival in arrivals if arrival.source.before is not None
+        }
+        before = self._align(path, list(at_norms.values())) if at_norms else {}
+        return aligned | {
+            arrival: before[at_norm] for arrival, at_norm in at_norms.items() if before[at_norm].problem
+        }
 
 
 def _unclear(source: Source) -> str:
@@ -253,7 +268,9 @@ def _forget_taps(module: nn.Module) -> None:
 
 def _eagerly() -> Any:
     set_stance = getattr(torch.compiler, "set_stance", None)  # from torch 2.6 on
-    return nullcontext() if set_stance is None else set_stance("force_eager")
+    if set_stance is None or "torch._dynamo" not in sys.modules:  # which takes seconds to import
+        return nullcontext()
+    return set_stance("force_eager")
 
 
 def _listed(paths: frozenset[str] | set[str]) -> str:
