@@ -150,17 +150,20 @@ class DelayedLayer(nn.Module):
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, max_delay={self.max_delay}, interpolation={self.interpolation!r}"
 
-    def _adopt(self, layer: nn.Linear | nn.Conv2d, delay_init: DelayInit) -> Self:
-        """Takes the Parameters of a plain layer, which stay what they are."""
-        for name in ("weight", "bias"):
-            value = getattr(layer, name)
+    @classmethod
+    def _around(cls, layer: nn.Linear | nn.Conv2d, delay_init: DelayInit, **options: Any) -> Self:
+        """Built with these options, but with the Parameters of a plain layer, which stay what they are."""
+        parameters = {name: getattr(layer, name) for name in ("weight", "bias")}
+        for name, value in parameters.items():
             plain = value is None or type(value) is nn.Parameter
             show = f"`{name}` of {type(layer).__name__}, which is none"
             remedy = "Remove its parametrization, pruning or old-style norm; run a lazy layer first."
             require(plain, "layer", "have plain Parameters", None, remedy, show=show)
-            self.register_parameter(name, value)
-        self.delay = nn.Parameter(_initial_delay(self.weight, self.max_delay, delay_init))
-        return self.train(layer.training)
+        delayed = cls(bias=layer.bias is not None, device="meta", **options)
+        for name, value in parameters.items():
+            delayed.register_parameter(name, value)
+        delayed.delay = nn.Parameter(_initial_delay(layer.weight, delayed.max_delay, delay_init))
+        return delayed.train(layer.training)
 
 
 def _initial_delay(weight: Tensor, max_delay: int, init: DelayInit | None) -> Tensor:

@@ -91,9 +91,15 @@ class DelayedLinear(DelayedLayer, nn.Linear):
         Raises:
             ArgumentError: if the layer's weight or bias is no plain Parameter.
         """
-        sizes = (layer.in_features, layer.out_features, max_delay, layer.bias is not None)
-        delayed = cls(*sizes, interpolation=interpolation, step_mode=step_mode, device="meta")
-        return delayed._adopt(layer, delay_init)
+        return cls._around(
+            layer,
+            delay_init,
+            in_features=layer.in_features,
+            out_features=layer.out_features,
+            max_delay=max_delay,
+            interpolation=interpolation,
+            step_mode=step_mode,
+        )
 
     def _respond(self, window: Tensor, kernel: Tensor) -> Tensor:
         return functional.linear(window.flatten(-2), kernel.flatten(1), self.bias)
@@ -180,10 +186,14 @@ class DelayedConv2d(DelayedLayer, nn.Conv2d):
             ArgumentError: if the layer's weight or bias is no plain Parameter.
         """
         names = ("in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "groups")
-        options = {name: getattr(layer, name) for name in (*names, "padding_mode")}
-        options |= {"bias": layer.bias is not None, "interpolation": interpolation, "step_mode": step_mode}
-        delayed = cls(max_delay=max_delay, device="meta", **options)
-        return delayed._adopt(layer, delay_init)
+        return cls._around(
+            layer,
+            delay_init,
+            max_delay=max_delay,
+            interpolation=interpolation,
+            step_mode=step_mode,
+            **{name: getattr(layer, name) for name in (*names, "padding_mode")},
+        )
 
     def _respond(self, window: Tensor, kernel: Tensor) -> Tensor:
         outputs: Tensor = self._conv_forward(window.flatten(-4, -3), kernel.flatten(1, 2), self.bias)
