@@ -67,6 +67,7 @@ def delay_channels(connection: Connection, delay: nn.Module) -> None:
         show=f"{kind} with {found}{'' if isinstance(value, nn.Parameter) else ', no Parameter'}",
     )
     reference = refer(delay, "delay")
-    assert reference is not None and isinstance(longest, int | float)
+    assert reference is not None
+    assert isinstance(longest, int | float)
     connection.references["delay"] = reference
     connection.limits["delay"] = (0.0, float(longest))
