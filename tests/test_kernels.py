@@ -140,16 +140,25 @@ def test_gradients_of_some_parameters_alone():
 
 
 @pytest.mark.parametrize("name", ["weight", "delay"])
-def test_freezing_and_thawing_is_noticed(name):
+def test_thawing_and_freezing_are_noticed(name):
+    layer = LAYERS["linear"]().requires_grad_(False)
+    x, parameter = inputs(layer)[0], getattr(layer, name)
+    assert not layer(x).requires_grad
+    parameter.requires_grad_(True)
+    assert layer(x).requires_grad
+    parameter.requires_grad_(False)
+    assert not layer(x).requires_grad
+
+
+@pytest.mark.parametrize("name", ["weight", "delay"])
+def test_a_new_parameter_of_the_same_values_gets_the_gradients(name):
     layer = LAYERS["linear"]()
-    x = inputs(layer)[0]
-    parameter = getattr(layer, name)
-    for trained in (False, True):
-        parameter.requires_grad_(trained)
-        parameter.grad = None
-        layer.history = None
-        layer(x).sum().backward()
-        assert (parameter.grad is not None) == trained
+    x, old = inputs(layer), getattr(layer, name)
+    layer(x[0])
+    setattr(layer, name, nn.Parameter(old.detach().clone()))
+    layer(x[1]).square().sum().backward()
+    assert getattr(layer, name).grad is not None
+    assert old.grad is None
 
 
 @pytest.mark.parametrize("quiet", [torch.no_grad, torch.inference_mode])
