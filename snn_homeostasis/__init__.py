@@ -15,6 +15,8 @@ estimate) → `rules` (what to change) → `updates` (the slots) → `bounds` �
 from .bounds import Bounds, ClampBounds, PowerBounds, SharpBounds
 from .cells import Cell
 from .connections import ChannelConnection, Connection, DenseConnection, OneToOneConnection, connect
+from .delayed_layer import DelayedLayer
+from .delays import DelayedConv2d, DelayedLinear
 from .discovery import FoundCell, find_cells
 from .errors import (
     ArgumentError,
@@ -40,6 +42,9 @@ __all__ = [
     "ClampBounds",
     "Connection",
     "CumulativeRate",
+    "DelayedConv2d",
+    "DelayedLayer",
+    "DelayedLinear",
     "DenseConnection",
     "ExponentialRate",
     "FoundCell",

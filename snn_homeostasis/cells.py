@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .delay_connections import delay_channels
 from .inner import connect_cell
 from .taps import SpikeListener, SpikeTap
 from .updates import Updater
@@ -24,6 +25,8 @@ class Cell:
         neuron: the snntorch neuron whose rate they regulate.
         norm: the batch norm between the two, if there is one. It cancels the layer's bias,
             so ``param="bias"`` then means the norm's.
+        delay: a module between layer and neuron that delays each channel, as snntorch's
+            SynapticDelay does where it is installed; ``param="delay"`` then means its delay.
 
     Attributes:
         connection: the receptive view and the parameters of the layer.
@@ -42,8 +45,16 @@ class Cell:
     (torch.Size([5, 2]), torch.Size([5, 2, 1, 1]))
     """
 
-    def __init__(self, layer: nn.Module, neuron: nn.Module, norm: nn.Module | None = None) -> None:
+    def __init__(
+        self,
+        layer: nn.Module,
+        neuron: nn.Module,
+        norm: nn.Module | None = None,
+        delay: nn.Module | None = None,
+    ) -> None:
         self.connection = connect_cell(layer, neuron, norm)
+        if delay is not None:
+            delay_channels(self.connection, delay)
         self.neuron = SpikeTap(neuron, self.connection.require_output)
         self.updater = Updater(self.connection)
         self._ports: list[_MonitorPort] = []

@@ -41,6 +41,9 @@ class Connection(ABC):
         norm: a normalisation between the layer and the neuron. It cancels the layer's own
             bias, so its bias takes that role.
         gates: how many times the rows of the weight repeat the neuron's channels.
+
+    Attributes:
+        limits: what a parameter has to stay within whatever bounds it is given, by name.
     """
 
     names: ClassVar[dict[str, str]] = {"weight": "weight", "bias": "bias"}
@@ -55,6 +58,7 @@ class Connection(ABC):
             owners["bias"] = (norm, "bias")
         references = {kind: refer(*owner) for kind, owner in owners.items()}
         self.references = {kind: ref for kind, ref in references.items() if ref is not None}
+        self.limits: dict[str, tuple[float, float]] = {}
         self._require_norm_fits()
 
     @property
@@ -99,6 +103,10 @@ class Connection(ABC):
     def like_bias(self, k: Tensor) -> Tensor:
         """Reduced receptive data (without B and L) in the shape of the bias."""
         return k.reshape(-1)
+
+    def like_delay(self, k: Tensor) -> Tensor:
+        """Reduced receptive data (without B and L) for a delay of each weight, or of each channel."""
+        return self.like_bias(k) if self.delay is not None and self.delay.ndim == 1 else k
 
     def require_output(self, shape: torch.Size) -> None:
         """Checks that spikes ``[T, B, *N]`` can come from this layer.

@@ -17,7 +17,7 @@ from .discovery import Choice, announce, build_cells, find_cells
 from .errors import HomeostasisError
 from .settings import CellState, Settings, Target, check_target
 from .units import Unit, set_bounds
-from .updates import Slot
+from .updates import Slot, warn_stuck
 
 __all__ = ["Homeostasis"]
 
@@ -171,8 +171,7 @@ class Homeostasis(nn.Module, ABC):
         pending = {slot: name for name, slot in self._slots() if slot.pending and name in active}
         deltas = [(slot, slot.delta()) for slot in pending]
         require_finite([(pending[slot], "update", delta) for slot, delta in deltas])
-        for slot, delta in deltas:
-            slot.commit(delta)
+        warn_stuck([f"cell {pending[slot]!r}" for slot, delta in deltas if slot.commit(delta)])
 
     def step(self, target: Target | None = None, cells: Iterable[str] | None = None) -> None:
         """`forward`, then `update`: call it after ``optimizer.step()``.

@@ -137,7 +137,7 @@ def _require_param(name: str, cell: Cell, param: str) -> None:
     if param not in cell.connection.references:
         owner = cell.connection.norm if cell.connection.norm is not None else cell.connection.layer
         remedy = (
-            "Only layers with delays have one; regulate the weight or the bias."
+            "Take a DelayedLinear or DelayedConv2d, or regulate the weight or the bias."
             if param == "delay"
             else "Build the layer with it, or take another param."
         )

@@ -2,23 +2,39 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
 from .bounds import Bounds, UpdateBounds, unbounded
-from .checks import require, require_finite
+from .checks import require, require_finite, warn
 from .connections import Connection
 from .errors import ArgumentError, RemovedCellError
 from .parameters import ParameterReference
 from .state import TensorState
 
-__all__ = ["Parts", "Slot", "Updater"]
+__all__ = ["Parts", "Slot", "Updater", "warn_stuck"]
 
 
 def broadcasts(part: Tensor, param: Tensor) -> bool:
     """Whether ``part`` broadcasts with ``param`` without making it larger."""
     sizes = zip(reversed(part.shape), reversed(param.shape), strict=False)
     return part.ndim <= param.ndim and all(size in (1, wanted) for size, wanted in sizes)
+
+
+def warn_stuck(names: Sequence[str]) -> None:
+    """Warns that a row of a parameter can move no further.
+
+    Args:
+        names: whose, each of which has one such row or more.
+    """
+    for name in names:
+        warn(
+            f"All delays of a neuron in {name} are at a limit, and the rule pushes them on: they cannot "
+            "bring its rate to the target. Regulate the weight or the bias; or, if they are too short "
+            "or too long for it, build the layer with another `max_delay`."
+        )
 
 
 Parts = tuple[Tensor | None, Tensor | None]
@@ -33,11 +49,14 @@ class Slot(TensorState):
 
     Args:
         reference: the parameter.
+        limits: what the parameter stays within, whatever the bounds.
     """
 
-    def __init__(self, reference: ParameterReference) -> None:
+    def __init__(self, reference: ParameterReference, limits: tuple[float, float] | None = None) -> None:
         super().__init__()
         self.reference = reference
+        self.limits = limits
+        self._was_stuck = False
         self._bounds: UpdateBounds | None = None
         for name in ("pos", "neg", "residue"):
             self.register_buffer(name, None)
@@ -94,16 +113,24 @@ class Slot(TensorState):
             )
         return delta
 
-    def commit(self, delta: Tensor) -> None:
-        """Adds what `delta` gave to the parameter, in place, and empties the slot."""
+    def commit(self, delta: Tensor) -> bool:
+        """Adds what `delta` gave to the parameter, in place, and empties the slot.
+
+        Returns:
+            Whether, for the first time, a whole row sits at a limit and is pushed against it.
+        """
+        newly_stuck = self._is_newly_stuck()
         with self.reference.edit() as value:
             exact = self._exact(value).add_(delta)
             if isinstance(self._bounds, Bounds):
                 self._bounds.settle_(exact)
+            if self.limits is not None:
+                exact.clamp_(*self.limits)
             if exact is not value:
                 value.copy_(exact)
                 self.residue = exact.sub_(value)
         self.empty()
+        return newly_stuck
 
     def empty(self) -> None:
         """Drops what is pending; what rounding has kept back stays."""
@@ -111,7 +138,7 @@ class Slot(TensorState):
 
     def renewed(self) -> Slot:
         """An empty slot for the same parameter, with the same bounds."""
-        slot = Slot(self.reference)
+        slot = Slot(self.reference, self.limits)
         slot.bounds = self.bounds
         return slot
 
@@ -123,6 +150,16 @@ class Slot(TensorState):
         exact = value + self.residue.to(value.device)
         # a value that was set meanwhile has nothing to do with an old residue
         return torch.where(exact.to(value.dtype) == value, exact, value.float())
+
+    @torch.no_grad()
+    def _is_newly_stuck(self) -> bool:
+        if self.limits is None or self._was_stuck:
+            return False
+        value, (lower, upper) = self.reference.tensor, self.limits
+        pos, neg = self._magnitudes(value)
+        against = torch.where(pos > neg, value >= upper, (value <= lower) & (pos < neg))
+        self._was_stuck = bool(against.reshape(len(value), -1).all(1).any())
+        return self._was_stuck
 
     def _magnitudes(self, value: Tensor) -> tuple[Tensor, Tensor]:
         zero = value.new_zeros(())
@@ -153,7 +190,8 @@ class Updater:
     __slots__ = ("is_open", "slots")  # a misspelt slot is an error
 
     def __init__(self, connection: Connection) -> None:
-        self.slots = {kind: Slot(ref) for kind, ref in connection.references.items()}
+        limits = connection.limits
+        self.slots = {kind: Slot(ref, limits.get(kind)) for kind, ref in connection.references.items()}
         self.is_open = True
 
     def __call__(self) -> None:
@@ -165,8 +203,7 @@ class Updater:
         self._require_open()
         deltas = [(slot, slot.delta()) for slot in self.slots.values() if slot.pending]
         require_finite([(str(slot.reference), "update", delta) for slot, delta in deltas])
-        for slot, delta in deltas:
-            slot.commit(delta)
+        warn_stuck([str(slot.reference) for slot, delta in deltas if slot.commit(delta)])
 
     def clear(self) -> None:
         """Empties every slot without applying it."""

@@ -11,9 +11,10 @@ PACKAGE = Path(snn_homeostasis.__file__).parent
 ORDER = [
     ["errors"],
     ["checks", "state"],
-    ["bounds", "rates", "neurons", "parameters"],
-    ["connections", "taps", "settings"],
-    ["inner", "updates"],
+    ["bounds", "rates", "neurons", "parameters", "interpolation", "kernels"],
+    ["connections", "taps", "settings", "delayed_layer"],
+    ["inner", "updates", "delays"],
+    ["delay_connections"],
     ["cells"],
     ["units", "discovery/isolation", "discovery/links", "discovery/marks"],
     ["discovery/alignment", "discovery/chains"],
