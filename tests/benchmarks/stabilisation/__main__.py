@@ -5,6 +5,7 @@ python tests/benchmarks/stabilisation --quick    # a glance at everything
 """
 
 import argparse
+import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,16 +13,17 @@ from types import ModuleType
 
 import brian
 import carlsim
+import depth
+import network
 import torch
 from matplotlib.figure import Figure
 from report import Finding
 
-EXPERIMENTS: dict[str, ModuleType] = {"a": carlsim, "b": brian}
+EXPERIMENTS: dict[str, ModuleType] = {"a": carlsim, "b": brian, "c": network, "d": depth}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     options = parse(arguments)
-    torch.set_num_threads(1)  # the matrices are too small to share
     start = time.perf_counter()
     findings = [EXPERIMENTS[name].run(options.seeds, options.quick) for name in options.only]
     minutes = (time.perf_counter() - start) / 60
@@ -47,8 +49,9 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 def write(findings: Sequence[Finding], seeds: Sequence[int], minutes: float) -> str:
     head = (
         "# Stabilisation benchmark\n\nWritten by `python tests/benchmarks/stabilisation`; seeds "
-        f"{', '.join(map(str, seeds))}, torch {torch.__version__}, one thread, {minutes:.1f} minutes. "
-        "± is the sample standard deviation over seeds.\n\n![The four experiments](results.png)"
+        f"{', '.join(map(str, seeds))}, torch {torch.__version__}, {minutes:.0f} minutes on "
+        f"{os.cpu_count()} cores. ± is the sample standard deviation over seeds.\n\n![The four "
+        "experiments](results.png)"
     )
     return "\n\n".join([head, *(finding.markdown() for finding in findings)]) + "\n"
 

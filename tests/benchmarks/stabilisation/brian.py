@@ -10,9 +10,8 @@ import snntorch as snn
 import torch
 from matplotlib.figure import SubFigure
 from poisson import STEPS_PER_SECOND, curve, per_step, poisson, rate, simulate, smooth
-from report import Finding, Table, mean_and_spread
+from report import Finding, Table, each, mean_and_spread
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from snn_homeostasis import Cell, ClampBounds, ExponentialRate, LinearHomeostasis
 
@@ -116,17 +115,19 @@ def live(inputs: int, rule: str, seed: int, seconds: float) -> Run:
 
 
 def run(seeds: Sequence[int], quick: bool) -> Finding:
-    seconds = 1.0 if quick else 10.0
-    lives = list(itertools.product(POPULATIONS, RULES, seeds))
-    runs = [live(inputs, rule, seed, seconds) for inputs, rule, seed in tqdm(lives, "b", unit="run")]
+    seconds = 0.5 if quick else 10.0
+    runs = each(live, itertools.product(POPULATIONS, RULES, seeds, [seconds]), "b")
+    disturbances = ", ".join(f"{hertz:g}" for hertz in BLOCKS)
     return Finding(
         "b. Disturbance rejection, after brian2's `spike_based_homeostasis`",
-        f"One `Leaky`, steps of 1 ms, target {TARGET:g} Hz. A population at {STEADY:g} Hz has plastic weights, which "
-        f"start at 0; another, with fixed weights, disturbs at {', '.join(f'{hz:g}' for hz in BLOCKS)} Hz in turn, "
-        f"{seconds:g} s each. Plasticity {PLASTICITY:g} divided by the number of inputs, `ExponentialRate({TAU})`, "
-        f"one `step()` every {EVERY} steps, `ClampBounds(0, {LARGEST:g} / number of inputs)`. Errors are those of a "
-        "block's mean rate, the transient included. brian2's rule is restated on the same spikes; the neuron resets "
-        "to 0, not to −1 as in the example.",
+        f"One `Leaky`, steps of 1 ms, target {TARGET:g} Hz. A population at {STEADY:g} Hz has plastic "
+        f"weights, which start at 0; another, with fixed weights, disturbs at {disturbances} Hz in turn, "
+        f"{seconds:g} s each. Plasticity {PLASTICITY:g} divided by the number of inputs, "
+        f"`ExponentialRate({TAU})`, one `step()` every {EVERY} steps, `ClampBounds(0, {LARGEST:g} / "
+        "number of inputs)`. Errors are those of a block's mean rate, the transient included. *Return*: "
+        "seconds after a change until a window of one second is within 5 % of the target, median over "
+        "seeds. brian2's rule is restated on the same spikes; the neuron resets to 0, not to −1 as in "
+        "the example.",
         [_verdict(runs, inputs) for inputs in POPULATIONS],
         [_table(runs), _seeds(runs, seeds)],
         functools.partial(_draw, runs=runs),
@@ -142,8 +143,8 @@ def _verdict(runs: Sequence[Run], inputs: int) -> str:
     )
     if inputs == 1:
         sentence += (
-            " One spike of a single input already makes the neuron fire. So at best it repeats the steady input, "
-            "whose own count over 10 s varies by ± 2.2 Hz."
+            " One spike of a single input already makes the neuron fire. So at best it repeats the steady "
+            "input, whose own count over 10 s varies by ± 2.2 Hz."
         )
     return sentence
 

