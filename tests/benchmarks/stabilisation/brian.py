@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import snntorch as snn
 import torch
-from matplotlib.figure import SubFigure
+from matplotlib.figure import Figure
 from poisson import STEPS_PER_SECOND, curve, per_step, poisson, rate, simulate, smooth
 from report import Finding, Table, each, mean_and_spread
 from torch import Tensor, nn
@@ -185,7 +185,7 @@ def _seeds(runs: Sequence[Run], seeds: Sequence[int]) -> Table:
     return Table(["inputs", "seed", *(f"{hz:g} Hz" for hz in BLOCKS), f"all within {TOLERANCE:g} Hz"], rows)
 
 
-def _draw(figure: SubFigure, runs: Sequence[Run]) -> None:
+def _draw(figure: Figure, runs: Sequence[Run]) -> None:
     axes = figure.subplots()
     colours = dict(zip(RULES, ["tab:blue", "tab:orange", "tab:gray"], strict=True))
     for rule, colour in colours.items():
@@ -201,5 +201,5 @@ def _draw(figure: SubFigure, runs: Sequence[Run]) -> None:
         axes.text(
             start, 0.02, f" disturbed by {varying:g} Hz", transform=axes.get_xaxis_transform(), fontsize=8
         )
-    axes.set_title(f"b  Disturbance, {max(POPULATIONS)} inputs: mean and range over seeds")
+    axes.set_title(f"Disturbance, {max(POPULATIONS)} inputs: mean and range over seeds")
     axes.legend(loc="upper right", ncols=2)

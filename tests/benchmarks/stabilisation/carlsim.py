@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import snntorch as snn
 import torch
-from matplotlib.figure import SubFigure
+from matplotlib.figure import Figure
 from poisson import STEPS_PER_SECOND, curve, per_step, poisson, rate, simulate
 from report import Finding, Table, each
 from torch import Tensor, nn
@@ -112,7 +112,7 @@ def _table(runs: Sequence[Run], learning: int, judged: int) -> Table:
     return Table(columns, rows)
 
 
-def _draw(figure: SubFigure, runs: Sequence[Run], learning: int) -> None:
+def _draw(figure: Figure, runs: Sequence[Run], learning: int) -> None:
     axes = figure.subplots()
     colours = dict(zip(STARTS, ["tab:blue", "tab:orange"], strict=True))
     for r in runs:
@@ -121,5 +121,5 @@ def _draw(figure: SubFigure, runs: Sequence[Run], learning: int) -> None:
     axes.axhline(TARGET, color="black", linestyle="--", linewidth=1, label="target")
     axes.axvspan(1 + learning, len(runs[0].spikes) / STEPS_PER_SECOND, color="0.93", label="judged")
     axes.set(xlabel="time, middle of a window of 1 s [s]", ylabel="rate [Hz]", ylim=(0, 4 * TARGET))
-    axes.set_title("a  One neuron, Poisson inputs: each seed")
+    axes.set_title("One neuron, Poisson inputs: each seed")
     axes.legend(loc="upper right", ncols=2)

@@ -10,7 +10,7 @@ import digits
 import torch
 import torch.nn.functional as F  # noqa: N812
 from digits import BETA, TARGET, Digits
-from matplotlib.figure import SubFigure
+from matplotlib.figure import Figure
 from report import Finding, Table, each, mean_and_spread
 from torch import nn
 
@@ -163,7 +163,7 @@ def _table(runs: Sequence[Run], depths: Sequence[int]) -> Table:
     return Table(["accuracy (silent neurons)", *(f"{depth} hidden" for depth in depths)], rows)
 
 
-def _draw(figure: SubFigure, runs: Sequence[Run], depths: Sequence[int]) -> None:
+def _draw(figure: Figure, runs: Sequence[Run], depths: Sequence[int]) -> None:
     axes = figure.subplots()
     colours = [f"tab:{name}" for name in ("gray", "orange", "green", "blue", "red", "brown", "purple")]
     for number, (name, colour) in enumerate(zip(TREATMENTS, colours, strict=True)):
@@ -176,5 +176,5 @@ def _draw(figure: SubFigure, runs: Sequence[Run], depths: Sequence[int]) -> None
         axes.plot([depth + shift for depth in depths], means, color=colour, label=name)
     axes.axhline(100 / CLASSES, color="black", linestyle=":", linewidth=1, label="chance")
     axes.set(xlabel="hidden layers", ylabel="test accuracy [%]", ylim=(0, 102), xticks=depths)
-    axes.set_title("d  Accuracy: each seed, and the mean")
+    axes.set_title("Accuracy: each seed, and the mean")
     axes.legend(loc="lower left", bbox_to_anchor=(0.0, 0.12))

@@ -10,13 +10,13 @@ import snntorch.functional as SF  # noqa: N812
 import torch
 from digits import TARGET
 from inferno import learn
-from matplotlib.figure import SubFigure
+from matplotlib.figure import Figure
 from report import Finding, Table, each, mean_and_spread
 from torch import Tensor, nn
 
 from snn_homeostasis import Cell, CumulativeRate, ExponentialRate, LinearHomeostasis, WindowedRate
 
-ROUNDS, BATCH, SMOOTHED, WITHIN = 150, 32, 5, 0.1
+ROUNDS, BATCH, SMOOTHED, WITHIN = 120, 32, 5, 0.1
 PLASTICITY = {"bias": 0.02, "weight": 0.002}
 MEMORY = 5 * digits.STEPS  # of the exponential and the windowed estimate: five rounds
 LEARNING_RATE, SPARSITY = 1e-2, 1e-5
@@ -208,6 +208,7 @@ def run(seeds: Sequence[int], quick: bool) -> Finding:
         [_verdict(runs, rule) for rule in rules],
         [_table(runs)],
         functools.partial(_draw, runs=runs, scenes=scenes[:4]),
+        (11, 6.5),
     )
 
 
@@ -239,7 +240,7 @@ DRAWN = {
 }
 
 
-def _draw(figure: SubFigure, runs: Sequence[Run], scenes: Sequence[tuple[str, str]]) -> None:
+def _draw(figure: Figure, runs: Sequence[Run], scenes: Sequence[tuple[str, str]]) -> None:
     panels = figure.subplots(2, 2, sharex=True, sharey=True)
     for axes, (net, start) in zip(panels.flat, scenes, strict=False):
         for rule, colour in DRAWN.items():
@@ -249,7 +250,7 @@ def _draw(figure: SubFigure, runs: Sequence[Run], scenes: Sequence[tuple[str, st
             worst = torch.stack([100 * r.error.abs().amax(1) for r in same]).mean(0)
             axes.semilogy(range(1, len(worst) + 1), worst, color=colour, label=rule)
         axes.axhline(100 * WITHIN, color="black", linestyle="--", linewidth=1, label="10 %")
-        axes.set_title(f"c  {net}, {start}", fontsize=10)
+        axes.set_title(f"{net}, {start}", fontsize=10)
     figure.supxlabel("rounds", fontsize=10)
     figure.supylabel("error of the worst layer [% of the target]", fontsize=10)
     figure.legend(*panels[0, 0].get_legend_handles_labels(), loc="outside right center", fontsize=8)

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 import torch
 from joblib import Parallel, delayed
-from matplotlib.figure import SubFigure
+from matplotlib.figure import Figure
 from tqdm import tqdm
 
 R = TypeVar("R")
@@ -43,23 +43,26 @@ class Finding:
     """What one experiment found.
 
     Attributes:
-        title: heading of its section.
+        title: heading of its page.
         setting: what was done, one paragraph.
         verdict: what came out, one sentence each, failures included.
         tables: the figures.
         draw: paints the picture.
+        size: of the picture in inches.
     """
 
     title: str
     setting: str
     verdict: Sequence[str]
     tables: Sequence[Table]
-    draw: Callable[[SubFigure], None]
+    draw: Callable[[Figure], None]
+    size: tuple[float, float] = (9, 4.5)
 
-    def markdown(self) -> str:
+    def markdown(self, picture: str) -> str:
+        """The page, with a picture."""
         verdict = "\n".join(f"- {sentence}" for sentence in self.verdict)
         tables = [table.markdown() for table in self.tables]
-        return "\n\n".join([f"## {self.title}", self.setting, verdict, *tables])
+        return "\n\n".join([f"# {self.title}", self.setting, verdict, f"![{self.title}]({picture})", *tables])
 
 
 def mean_and_spread(values: Iterable[float], form: str) -> str:

@@ -23,9 +23,9 @@ from report import Table, mean_and_spread  # noqa: E402
 def test_all_experiments_run_in_short_mode(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["stabilisation", "--quick", "--output", str(tmp_path)])
     runpy.run_path(str(Path(__file__).parent), run_name="__main__")
-    results = (tmp_path / "RESULTS.md").read_text()
-    assert [line[3] for line in results.splitlines() if line.startswith("## ")] == list("abcd")
-    assert (tmp_path / "results.png").stat().st_size > 0
+    for name in "abcd":
+        assert (tmp_path / f"{name}.md").read_text().startswith(f"# {name}. ")
+        assert (tmp_path / f"{name}.png").stat().st_size > 0
 
 
 @pytest.mark.parametrize("start", carlsim.STARTS)
