@@ -134,6 +134,7 @@ def run(seeds: Sequence[int], quick: bool) -> Finding:
         [_verdict(runs, depth) for depth in depths],
         [_table(runs, depths)],
         functools.partial(_draw, runs=runs, depths=depths),
+        (11, 4.5),
     )
 
 
@@ -177,4 +178,4 @@ def _draw(figure: Figure, runs: Sequence[Run], depths: Sequence[int]) -> None:
     axes.axhline(100 / CLASSES, color="black", linestyle=":", linewidth=1, label="chance")
     axes.set(xlabel="hidden layers", ylabel="test accuracy [%]", ylim=(0, 102), xticks=depths)
     axes.set_title("Accuracy: each seed, and the mean")
-    axes.legend(loc="lower left", bbox_to_anchor=(0.0, 0.12))
+    figure.legend(loc="outside right center")
