@@ -1,12 +1,11 @@
 """Running an experiment on all cores, what it hands over, and how that becomes Markdown."""
 
-import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import torch
-from joblib import Parallel, delayed
+from joblib import Parallel, cpu_count, delayed
 from matplotlib.figure import Figure
 from tqdm import tqdm
 
@@ -16,7 +15,7 @@ R = TypeVar("R")
 def each(live: Callable[..., R], runs: Iterable[Sequence[Any]], name: str) -> list[R]:
     """Runs ``live`` on each tuple of arguments, on all cores, one thread each, with a progress bar."""
     calls = [delayed(_on_one_thread)(live, *arguments) for arguments in runs]
-    workers = min(len(os.sched_getaffinity(0)), len(calls) // 30 + 1)  # starting one takes seconds
+    workers = min(cpu_count(), len(calls) // 30 + 1)  # starting one takes seconds
     results = Parallel(n_jobs=workers, return_as="generator")(calls)
     return list(tqdm(results, name, total=len(calls), unit="run"))
 
