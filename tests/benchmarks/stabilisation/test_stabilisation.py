@@ -67,6 +67,18 @@ def test_the_published_update_is_that_of_infernos_updater():
     torch.testing.assert_close(ours, theirs.update(value))
 
 
+def test_a_course_is_read_rightly():
+    rates = torch.full((40, 2), digits.TARGET)
+    rates[:10, 0] = 0  # silent, and on target from round 10 on
+    rates[:20, 1], rates[20:25, 1] = 0.3, 0.05  # saturated, too low, on target from round 25 on
+    run = network.Run("net", "start", "rule", rates, final=torch.tensor([0.11, 0.07]), silent=0)
+    assert run.settled == 25
+    assert run.overshoot == pytest.approx(0.5)
+    assert run.residual == pytest.approx(0.3)
+    fleeting = network.Run("net", "start", "rule", rates.flip(0), final=rates[-1], silent=0)
+    assert fleeting.settled is None
+
+
 def test_initialisations_do_what_they_say():
     data, net = digits.load(), digits.dense(2, 100, 10)
     depth.fluctuating(net, data)
