@@ -126,8 +126,8 @@ def run(seeds: Sequence[int], quick: bool) -> Finding:
         f"`ExponentialRate({TAU})`, one `step()` every {EVERY} steps, `ClampBounds(0, {LARGEST:g} / "
         "number of inputs)`. Errors are those of a block's mean rate, the transient included. *Return*: "
         "seconds after a change until the rate over the second that follows is within 5 % of the target, "
-        "median over seeds. brian2's rule is restated on the same spikes; the neuron resets to 0, not to −1 as in "
-        "the example.",
+        "median over seeds. brian2's rule is restated on the same spikes; the neuron resets to 0, not to "
+        "−1 as in the example.",
         [_verdict(runs, inputs) for inputs in POPULATIONS],
         [_table(runs), _seeds(runs, seeds)],
         functools.partial(_draw, runs=runs),
