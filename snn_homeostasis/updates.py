@@ -1,146 +1,14 @@
-"""Updater slots: where rules put their parts, until they are applied once."""
+"""The updater of a cell: its slots by name."""
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
-
-from .bounds import Bounds, UpdateBounds, unbounded
-from .checks import require, require_finite
+from .changes import changes_of, make_all
+from .checks import require_finite
 from .connections import Connection
-from .errors import ArgumentError, RemovedCellError
-from .parameters import ParameterReference
-from .state import TensorState
+from .errors import RemovedCellError
+from .slots import Parts, Slot
 
-__all__ = ["Parts", "Slot", "Updater"]
-
-
-def broadcasts(part: Tensor, param: Tensor) -> bool:
-    """Whether ``part`` broadcasts with ``param`` without making it larger."""
-    sizes = zip(reversed(part.shape), reversed(param.shape), strict=False)
-    return part.ndim <= param.ndim and all(size in (1, wanted) for size, wanted in sizes)
-
-
-Parts = tuple[Tensor | None, Tensor | None]
-
-
-class Slot(TensorState):
-    """What is to be added to one parameter, as two magnitudes.
-
-    Parts are kept in float32 or better and in the small shape in which the rule made them.
-    For a parameter in half precision, what rounding takes from an update is kept and added
-    to the next.
-
-    Args:
-        reference: the parameter.
-    """
-
-    def __init__(self, reference: ParameterReference) -> None:
-        super().__init__()
-        self.reference = reference
-        self._bounds: UpdateBounds | None = None
-        for name in ("pos", "neg", "residue"):
-            self.register_buffer(name, None)
-
-    pos: Tensor | None
-    neg: Tensor | None
-    residue: Tensor | None
-
-    @property
-    def bounds(self) -> UpdateBounds | None:
-        """A bound, any callable ``(param, pos, neg) -> delta``, or None."""
-        return self._bounds
-
-    @bounds.setter
-    def bounds(self, bounds: UpdateBounds | None) -> None:
-        require(
-            bounds is None or callable(bounds),
-            "bounds",
-            "be None or a callable (param, pos, neg) -> delta",
-            bounds,
-            "Take for example `ClampBounds(-1.0, 1.0)`.",
-        )
-        self._bounds = bounds
-
-    @property
-    def pending(self) -> bool:
-        """Whether anything was added since the slot was last emptied."""
-        return self.pos is not None or self.neg is not None
-
-    def add(self, pos: Tensor | None, neg: Tensor | None) -> None:
-        """Adds two parts that broadcast with the parameter; the sign of ``neg`` is dropped."""
-        param = self.reference.tensor
-        dtype = torch.promote_types(param.dtype, torch.float32)
-        fresh = {"pos": pos, "neg": None if neg is None else neg.abs()}
-        for name, part in fresh.items():
-            if part is not None:
-                self._require_fits(name, part, param)
-        for name, part in fresh.items():
-            if part is not None:
-                part = part.detach().to(param.device, dtype)
-                held = getattr(self, name)
-                setattr(self, name, part.clone() if held is None else held + part)
-
-    @torch.no_grad()
-    def delta(self) -> Tensor:
-        """The pending change, before rounding; changes nothing."""
-        value = self._exact(self.reference.tensor)
-        pos, neg = self._magnitudes(value)
-        delta = (self._bounds or unbounded)(value, pos, neg)
-        if not broadcasts(delta, value):
-            raise ArgumentError(
-                f"`bounds` should return a delta that broadcasts to {list(value.shape)}. Found shape "
-                f"{list(delta.shape)} for {self.reference}. Mend the callable."
-            )
-        return delta
-
-    def commit(self, delta: Tensor) -> None:
-        """Adds what `delta` gave to the parameter, in place, and empties the slot."""
-        with self.reference.edit() as value:
-            exact = self._exact(value).add_(delta)
-            if isinstance(self._bounds, Bounds):
-                self._bounds.settle_(exact)
-            if exact is not value:
-                value.copy_(exact)
-                self.residue = exact.sub_(value)
-        self.empty()
-
-    def empty(self) -> None:
-        """Drops what is pending; what rounding has kept back stays."""
-        self.pos = self.neg = None
-
-    def renewed(self) -> Slot:
-        """An empty slot for the same parameter, with the same bounds."""
-        slot = Slot(self.reference)
-        slot.bounds = self.bounds
-        return slot
-
-    def _exact(self, value: Tensor) -> Tensor:
-        if value.dtype not in (torch.float16, torch.bfloat16):
-            return value
-        if self.residue is None:
-            return value.float()
-        exact = value + self.residue.to(value.device)
-        # a value that was set meanwhile has nothing to do with an old residue
-        return torch.where(exact.to(value.dtype) == value, exact, value.float())
-
-    def _magnitudes(self, value: Tensor) -> tuple[Tensor, Tensor]:
-        zero = value.new_zeros(())
-        pos, neg = (zero if part is None else part.to(value.device) for part in (self.pos, self.neg))
-        return pos, neg
-
-    def _require_fits(self, name: str, part: Tensor, param: Tensor) -> None:
-        require(
-            broadcasts(part, param),
-            name,
-            f"broadcast to {self.reference}, {list(param.shape)}",
-            None,
-            "Bring it there with `connection.like_bias`, or reduce B and L first.",
-            show=f"shape {list(part.shape)}",
-        )
-
-    def extra_repr(self) -> str:
-        return f"{self.reference}, bounds={self._bounds}, pending={self.pending}"
+__all__ = ["Updater"]
 
 
 class Updater:
@@ -163,10 +31,9 @@ class Updater:
             NonFiniteError: if a change is not finite. No parameter is touched then.
         """
         self._require_open()
-        deltas = [(slot, slot.delta()) for slot in self.slots.values() if slot.pending]
-        require_finite([(str(slot.reference), "update", delta) for slot, delta in deltas])
-        for slot, delta in deltas:
-            slot.commit(delta)
+        changes = changes_of(self.slots.values())
+        require_finite([(str(change.reference), "update", change.outcome) for change in changes])
+        make_all(changes)
 
     def clear(self) -> None:
         """Empties every slot without applying it."""
@@ -174,9 +41,9 @@ class Updater:
             slot.empty()
 
     def close(self) -> None:
-        """Lets go of the slots, which another cell may share, and of what they hold."""
+        """Lets go of what is pending; the slots cannot be used until the cell is registered."""
         self.is_open = False
-        self.slots = {kind: slot.renewed() for kind, slot in self.slots.items()}
+        self.clear()
 
     def slot(self, kind: str) -> Slot:
         """The slot of ``"weight"``, ``"bias"`` or ``"delay"``.

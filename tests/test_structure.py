@@ -10,10 +10,11 @@ import snn_homeostasis
 PACKAGE = Path(snn_homeostasis.__file__).parent
 ORDER = [
     ["errors"],
-    ["checks", "state"],
-    ["bounds", "rates", "neurons", "parameters"],
-    ["connections", "taps", "settings"],
-    ["inner", "updates"],
+    ["checks", "following", "graphs", "state"],
+    ["bounds", "estimator", "neurons", "parameters"],
+    ["connections", "rates", "taps", "slots"],
+    ["changes", "inner", "settings"],
+    ["updates"],
     ["cells"],
     ["discovery", "units"],
     ["homeostasis"],
