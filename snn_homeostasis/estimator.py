@@ -101,8 +101,7 @@ class RateEstimator(TensorState, ABC):
 
 def fits(state: Tensor, spikes: Tensor) -> bool:
     """Whether a state ``[..., B, *N]`` can take in spikes ``[B, *N]`` in place."""
-    same = state.shape[state.ndim - spikes.ndim :] == spikes.shape and state.device == spikes.device
-    return same and not state.is_inference()
+    return state.shape[state.ndim - spikes.ndim :] == spikes.shape and state.device == spikes.device
 
 
 def zeros_for(spikes: Tensor, *leading: int, dtype: torch.dtype = torch.float32) -> Tensor:

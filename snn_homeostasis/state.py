@@ -72,7 +72,7 @@ class TensorState(nn.Module):
         for name, old in self._buffers.items():
             saved = state_dict.get(prefix + name)
             device = None if old is None else old.device
-            self._buffers[name] = None if saved is None else saved.detach().to(device, copy=True)
+            self._buffers[name] = None if saved is None else _lasting(saved.detach(), device)
         for name in self.counters:
             if prefix + name in state_dict:
                 setattr(self, name, int(state_dict[prefix + name]))
@@ -85,5 +85,11 @@ class TensorState(nn.Module):
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> TensorState:
         for name, tensor in self._buffers.items():
             if tensor is not None:
-                self._buffers[name] = tensor.to(fn(tensor).device)
+                self._buffers[name] = _lasting(tensor, fn(tensor).device)
         return self
+
+
+@torch.inference_mode(False)
+def _lasting(tensor: Tensor, device: torch.device | None) -> Tensor:
+    """A copy that can be changed in place, also if this runs in inference mode."""
+    return tensor.to(device, copy=True)
