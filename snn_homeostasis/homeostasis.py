@@ -125,8 +125,13 @@ class Homeostasis(nn.Module, ABC):
         )
         for each, cell in cells:
             self._require_new(each.name, cell, param)
-        for each, cell in cells:
-            self.register_cell(each.name, cell, **overrides)
+        try:
+            for each, cell in cells:
+                self.register_cell(each.name, cell, **overrides)
+        except BaseException:  # a warning, for instance, that was made an error
+            for name in {each.name for each, _ in cells} & set(self.cells):
+                self.remove_cell(name)
+            raise
         return self
 
     def forward(self, target: Target | None = None, cells: Iterable[str] | None = None) -> None:
