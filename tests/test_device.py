@@ -30,7 +30,9 @@ def _without_values(monkeypatch):
 
 
 @pytest.mark.usefixtures("_without_values")
-@pytest.mark.parametrize("bounds", [None, ClampBounds(-1.0, 1.0), PowerBounds(-1.0, 1.0), SharpBounds(max=1.0)])
+@pytest.mark.parametrize(
+    "bounds", [None, ClampBounds(-1.0, 1.0), PowerBounds(-1.0, 1.0), SharpBounds(max=1.0)]
+)
 @pytest.mark.parametrize("rate", RATES)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("param", ["weight", "bias"])
