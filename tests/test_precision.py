@@ -56,11 +56,10 @@ def test_rates_are_exact_after_many_steps(dtype, rate):
     homeostasis = LinearHomeostasis(0.0, 0.2, rate=rate).attach(net)
     estimator = homeostasis.units["1"].rate
     total, mean, weight, decay = 0.0, 0.0, 0.0, torch.tensor(-1e-4, dtype=torch.float64).exp()
+    inputs = [net[0](4 * spikes(2, 4).to(dtype)) for _ in range(50)]
     for step in range(20_000):
-        fired = net[1](3 * net[0](spikes(2, 4).to(dtype)) if step % 50 == 0 else x).double()
-        x = torch.full((2, 3), 0.3 * (step % 7), dtype=dtype)
-        total = total + fired
-        mean, weight = mean * decay + fired, weight * decay + 1
+        fired = net[1](inputs[step % 50]).double()
+        total, mean, weight = total + fired, mean * decay + fired, weight * decay + 1
     expected = total / 20_000 if isinstance(estimator, CumulativeRate) else mean / weight
     tolerance = 1e-6 if isinstance(estimator, CumulativeRate) else 1e-5
     torch.testing.assert_close(estimator.rate.double(), expected, rtol=tolerance, atol=1e-7)
