@@ -28,10 +28,12 @@ from .errors import (
     UnpairedNeuronError,
     UnsupportedLayerError,
     UnsupportedNeuronError,
+    WaitingGraphError,
 )
+from .estimator import RateEstimator
 from .homeostasis import Homeostasis
 from .neurons import one_step, spikes_of
-from .rates import CumulativeRate, ExponentialRate, RateEstimator, WindowedRate
+from .rates import CumulativeRate, ExponentialRate, WindowedRate
 from .rules import LinearHomeostasis
 
 __all__ = [
@@ -62,6 +64,7 @@ __all__ = [
     "UnpairedNeuronError",
     "UnsupportedLayerError",
     "UnsupportedNeuronError",
+    "WaitingGraphError",
     "WindowedRate",
     "connect",
     "find_cells",

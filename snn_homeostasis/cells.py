@@ -57,7 +57,7 @@ class Cell:
             delay_channels(self.connection, delay)
         self.neuron = SpikeTap(neuron, self.connection.require_output)
         self.updater = Updater(self.connection)
-        self._ports: list[_MonitorPort] = []
+        self._listeners: list[SpikeListener] = []
         self.neuron.open()
         weakref.finalize(self, self.neuron.close).atexit = False
 
@@ -67,16 +67,16 @@ class Cell:
         return self.neuron.module.training
 
     def listen(self, listener: SpikeListener) -> None:
-        """Hands every observed spike tensor ``[T, B, *N]`` to ``listener``."""
-        self.neuron.listeners.append(listener)
-        self.neuron.open()
+        """Registers a listener, and hands it every observed spike."""
+        self._listeners.append(listener)
+        self.neuron.listen(listener)
         self.updater.is_open = True
 
     def unlisten(self, listener: SpikeListener) -> None:
         """Ends `listen`; with its last listener the cell lets go of the neuron."""
-        listeners = self.neuron.listeners
-        listeners[:] = [other for other in listeners if other != listener]
-        if not listeners:
+        self._listeners = [other for other in self._listeners if other is not listener]
+        self.neuron.unlisten(listener)
+        if not self._listeners:
             self.neuron.close()
             self.updater.close()
 
@@ -86,8 +86,7 @@ class Cell:
         """Gives an inferno trainer a monitor of this cell's spikes, never one of another's."""
         port = _MonitorPort()
         monitor = constructor(attr.rpartition(".")[2], port)
-        self._ports.append(port)
-        self.listen(port.show)
+        self.listen(port)
         return monitor
 
     def __repr__(self) -> str:
@@ -100,9 +99,16 @@ class _MonitorPort(nn.Module):
 
     spike: Tensor
 
-    def show(self, spikes: Tensor) -> None:
-        for self.spike in spikes != 0:
-            self(self.spike)
+    def fit(self, spikes: Tensor) -> None:
+        pass
+
+    def record(self, spikes: Tensor) -> None:
+        self.spike = spikes != 0
+        self(self.spike)
+
+    def update(self, spikes: Tensor) -> None:
+        for step in spikes:
+            self.record(step)
 
     def forward(self, spike: Tensor) -> torch.Size:
         return spike.shape

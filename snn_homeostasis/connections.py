@@ -109,17 +109,17 @@ class Connection(ABC):
         return self.like_bias(k) if self.delay is not None and self.delay.ndim == 1 else k
 
     def require_output(self, shape: torch.Size) -> None:
-        """Checks that spikes ``[T, B, *N]`` can come from this layer.
+        """Checks that spikes ``[B, *N]`` can come from this layer.
 
         Raises:
             ArgumentError: if the neurons cannot be laid out against the weight.
         """
         try:
-            self.positions(torch.empty(shape[1:], device="meta"))
+            self.positions(torch.empty(shape, device="meta"))
         except (RuntimeError, IndexError):
             raise ArgumentError(
                 f"`neuron` should have the {self.features} features of {type(self.layer).__name__}, "
-                f"as [B, *N]. Found spikes of shape {list(shape[1:])}. Pair the neuron with the "
+                f"as [B, *N]. Found spikes of shape {list(shape)}. Pair the neuron with the "
                 "layer that drives it, and give the model a batch dimension."
             ) from None
 

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-import weakref
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from types import MappingProxyType
 from typing import Any, NoReturn, Self
 
 import torch
 from torch import Tensor, nn
 
+from .bounds import UpdateBounds
 from .cells import Cell
+from .changes import changes_of, joint_bounds, make_all, warn_stuck
 from .checks import require, require_finite
 from .discovery import Choice, announce, build_cells, find_cells
 from .errors import HomeostasisError
+from .following import Release, at_end, step_after
 from .settings import CellState, Settings, Target, check_target
-from .units import Unit, set_bounds
-from .updates import Slot, warn_stuck
+from .slots import Slot, unchanged_on_error
+from .units import Unit, require_no_waiting_graph
 
 __all__ = ["Homeostasis"]
 
@@ -39,8 +42,8 @@ class Homeostasis(nn.Module, ABC):
         super().__init__()
         self.defaults = defaults
         self.units = nn.ModuleDict()
-        self._releases: dict[str, weakref.finalize[Any, Any]] = {}
-        self._following: list[weakref.finalize[Any, Any]] = []
+        self._releases: dict[str, Release] = {}
+        self._following: list[Release] = []
 
     @abstractmethod
     def parts(self, cell: Cell, state: CellState, rate: Tensor, target: Target) -> tuple[Tensor, Tensor]:
@@ -78,12 +81,12 @@ class Homeostasis(nn.Module, ABC):
         """
         settings = self.defaults.override(overrides)
         self._require_new(name, cell, settings.param)
-        self._share_slots(cell)
         unit = Unit(name, cell, settings)
+        self._set_bounds(unit, settings.bounds)
+        cell.listen(unit.rate)
         unit.train(self.training)
-        cell.listen(unit.observe)
         self.units[_key(name)] = unit
-        self._releases[name] = _at_end(self, cell.unlisten, unit.observe)
+        self._releases[name] = at_end(self, cell.unlisten, unit.rate)
         return unit
 
     def attach(
@@ -127,9 +130,14 @@ class Homeostasis(nn.Module, ABC):
         for each, cell in cells:
             self._require_new(each.name, cell, settings.param)
         announce(cells, settings.param, by_hand=bool(pairs or include or exclude))
-        for each, cell in cells:
-            sign = -1 if each.sign < 0 else 1
-            self.register_cell(each.name, cell, **{**overrides, "plasticity": sign * settings.plasticity})
+        try:
+            for each, cell in cells:
+                sign = -1 if each.sign < 0 else 1
+                self.register_cell(each.name, cell, **{**overrides, "plasticity": sign * settings.plasticity})
+        except BaseException:  # a warning, for instance, that was made an error
+            for name in {each.name for each, _ in cells} & set(self.cells):
+                self.remove_cell(name)
+            raise
         return self
 
     def forward(self, target: Target | None = None, cells: Iterable[str] | None = None) -> None:
@@ -156,8 +164,9 @@ class Homeostasis(nn.Module, ABC):
                 [(unit.name, "rate", part) for unit, both in written for part in both]
                 + [(unit.name, "membrane", unit.cell.neuron.membrane) for unit in units]
             )
-        for unit, (pos, neg) in written:
-            unit.slot.add(pos, neg)
+        with unchanged_on_error(unit.slot for unit in units):
+            for unit, (pos, neg) in written:
+                unit.slot.add(pos, neg)
 
     def update(self) -> None:
         """Applies every slot to its parameter through its bounds, once, and empties it.
@@ -165,13 +174,24 @@ class Homeostasis(nn.Module, ABC):
         Slots of frozen cells stay as they are.
 
         Raises:
-            NonFiniteError: if a change is not finite. No parameter is touched then.
+            NonFiniteError: if a change is not finite.
+            WaitingGraphError: if a parameter is needed by a graph that waits for its backward.
+
+        No parameter is touched then. An interruption leaves all parameters as they were, or
+        all of them updated.
         """
-        active = {unit.name for unit in self._units() if unit.active}
-        pending = {slot: name for name, slot in self._slots() if slot.pending and name in active}
-        deltas = [(slot, slot.delta()) for slot in pending]
-        require_finite([(pending[slot], "update", delta) for slot, delta in deltas])
-        warn_stuck([f"cell {pending[slot]!r}" for slot, delta in deltas if slot.commit(delta)])
+        owners: dict[Slot, Unit] = {}
+        for unit in self._units():
+            if unit.active:
+                owners = dict.fromkeys(unit.all_slots, unit) | owners
+        changes = changes_of(owners)
+        changed = [(owners[slot], change) for change in changes for slot in change.slots]
+        require_no_waiting_graph(changed)
+        require_finite([(unit.name, "update", change.outcome) for unit, change in changed])
+        make_all(changes)
+        for unit, _ in changed:
+            unit.cell.neuron.forget()
+        warn_stuck({f"cell {unit.name!r}": change for unit, change in changed})
 
     def step(self, target: Target | None = None, cells: Iterable[str] | None = None) -> None:
         """`forward`, then `update`: call it after ``optimizer.step()``.
@@ -180,19 +200,29 @@ class Homeostasis(nn.Module, ABC):
             target: for this call alone, in place of each cell's own.
             cells: names of the cells to take, all by default.
         """
-        self(target, cells)
-        self.update()
+        with unchanged_on_error(slot for unit in self._units() for slot in unit.all_slots):
+            self(target, cells)
+            self.update()
+
+    @contextmanager
+    def pause(self) -> Iterator[None]:
+        """Observes nothing inside the ``with`` block, where the hooks are off.
+
+        For what runs the model more often than once for each `step`, as the closure of an
+        LBFGS does. `step` still works inside, with what was observed before.
+        """
+        units = list(self._units())
+        for unit in units:
+            unit.pause()
+        try:
+            yield
+        finally:
+            for unit in units:
+                unit.resume()
 
     def follow(self, optimizer: torch.optim.Optimizer) -> Self:
         """Calls `step` after every step of ``optimizer``, so that bounds hold after it."""
-        this = weakref.ref(self)
-
-        def step(*_: Any) -> None:
-            homeostasis = this()
-            if homeostasis is not None:
-                homeostasis.step()
-
-        self._following.append(_at_end(self, optimizer.register_step_post_hook(step).remove))
+        self._following.append(step_after(optimizer, self))
         return self
 
     def rates(self) -> dict[str, Tensor]:
@@ -207,9 +237,9 @@ class Homeostasis(nn.Module, ABC):
         """Forgets the rate estimates and what is pending in the slots."""
         for unit in self._units():
             unit.rate.reset()
-            unit.cell.neuron.membrane = None
-        for _, slot in self._slots():
-            slot.empty()
+            unit.cell.neuron.forget()
+            for slot in unit.all_slots:
+                slot.empty()
 
     def remove(self) -> None:
         """Takes off all hooks and forgets the cells: the model is as it was before."""
@@ -242,11 +272,6 @@ class Homeostasis(nn.Module, ABC):
             assert isinstance(unit, Unit)
             yield unit
 
-    def _slots(self) -> Iterator[tuple[str, Slot]]:
-        for unit in self._units():
-            for slot in unit.cell.updater.slots.values():
-                yield unit.name, slot
-
     def _selected(self, cells: Iterable[str] | None) -> list[Unit]:
         units = {unit.name: unit for unit in self._units()}
         names = units if cells is None else [cells] if isinstance(cells, str) else cells
@@ -259,14 +284,13 @@ class Homeostasis(nn.Module, ABC):
         rate = unit.observed_rate()
         return self.parts(unit.cell, unit.state, rate, unit.target_for(rate, target))
 
-    def _share_slots(self, cell: Cell) -> None:
-        """Gives tied parameters the one slot that another cell has for them."""
-        slots = cell.updater.slots
-        for _, other in list(self._slots()):
-            for kind, slot in slots.items():
-                if other is not slot and other.reference.leaf is slot.reference.leaf:
-                    set_bounds(other, slot.bounds)
-                    slots[kind] = other
+    def _set_bounds(self, new: Unit, bounds: UpdateBounds | None) -> None:
+        leaf = new.slot.reference.leaf
+        slots = [slot for unit in (*self._units(), new) for slot in unit.all_slots]
+        tied = [slot.bounds for slot in slots if slot.reference.leaf is leaf]
+        joint_bounds(str(new.slot.reference), *tied, bounds)
+        if bounds is not None:
+            new.slot.bounds = bounds
 
     def _require_new(self, name: str, cell: Cell, param: str) -> None:
         require(
@@ -288,13 +312,6 @@ class Homeostasis(nn.Module, ABC):
                 "Remove one of the two.",
                 show=f"the same layer and neuron in cell {unit.name!r}",
             )
-
-
-def _at_end(owner: object, call: Callable[..., object], *args: Any) -> weakref.finalize[Any, Any]:
-    """Has something called when ``owner`` is gone, or earlier by hand; once in any case."""
-    release = weakref.finalize(owner, call, *args)
-    release.atexit = False
-    return release
 
 
 def _key(name: str) -> str:

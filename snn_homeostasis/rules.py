@@ -12,8 +12,9 @@ from torch import Tensor
 
 from .bounds import UpdateBounds
 from .cells import Cell
+from .estimator import RateEstimator
 from .homeostasis import Homeostasis
-from .rates import CumulativeRate, RateEstimator
+from .rates import CumulativeRate
 from .settings import BatchReduction, CellState, Settings, Target
 
 __all__ = ["LinearHomeostasis"]

@@ -1,183 +1,14 @@
-"""Updater slots: where rules put their parts, until they are applied once."""
+"""The updater of a cell: its slots by name."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-import torch
-from torch import Tensor
-
-from .bounds import Bounds, UpdateBounds, unbounded
-from .checks import require, require_finite, warn
+from .changes import changes_of, make_all, warn_stuck
+from .checks import require_finite
 from .connections import Connection
-from .errors import ArgumentError, RemovedCellError
-from .parameters import ParameterReference
-from .state import TensorState
+from .errors import RemovedCellError
+from .slots import Parts, Slot
 
-__all__ = ["Parts", "Slot", "Updater", "warn_stuck"]
-
-
-def broadcasts(part: Tensor, param: Tensor) -> bool:
-    """Whether ``part`` broadcasts with ``param`` without making it larger."""
-    sizes = zip(reversed(part.shape), reversed(param.shape), strict=False)
-    return part.ndim <= param.ndim and all(size in (1, wanted) for size, wanted in sizes)
-
-
-def warn_stuck(names: Sequence[str]) -> None:
-    """Warns that a row of a parameter can move no further.
-
-    Args:
-        names: whose, each of which has one such row or more.
-    """
-    for name in names:
-        warn(
-            f"All delays of a neuron in {name} are at a limit, and the rule pushes them on: they cannot "
-            "bring its rate to the target. Regulate the weight or the bias; or, if they are too short "
-            "or too long for it, build the layer with another `max_delay`."
-        )
-
-
-Parts = tuple[Tensor | None, Tensor | None]
-
-
-class Slot(TensorState):
-    """What is to be added to one parameter, as two magnitudes.
-
-    Parts are kept in float32 or better and in the small shape in which the rule made them.
-    For a parameter in half precision, what rounding takes from an update is kept and added
-    to the next.
-
-    Args:
-        reference: the parameter.
-        limits: what the parameter stays within, whatever the bounds.
-    """
-
-    def __init__(self, reference: ParameterReference, limits: tuple[float, float] | None = None) -> None:
-        super().__init__()
-        self.reference = reference
-        self.limits = limits
-        self._was_stuck = False
-        self._bounds: UpdateBounds | None = None
-        for name in ("pos", "neg", "residue"):
-            self.register_buffer(name, None)
-
-    pos: Tensor | None
-    neg: Tensor | None
-    residue: Tensor | None
-
-    @property
-    def bounds(self) -> UpdateBounds | None:
-        """A bound, any callable ``(param, pos, neg) -> delta``, or None."""
-        return self._bounds
-
-    @bounds.setter
-    def bounds(self, bounds: UpdateBounds | None) -> None:
-        require(
-            bounds is None or callable(bounds),
-            "bounds",
-            "be None or a callable (param, pos, neg) -> delta",
-            bounds,
-            "Take for example `ClampBounds(-1.0, 1.0)`.",
-        )
-        self._bounds = bounds
-
-    @property
-    def pending(self) -> bool:
-        """Whether anything was added since the slot was last emptied."""
-        return self.pos is not None or self.neg is not None
-
-    def add(self, pos: Tensor | None, neg: Tensor | None) -> None:
-        """Adds two parts that broadcast with the parameter; the sign of ``neg`` is dropped."""
-        param = self.reference.tensor
-        dtype = torch.promote_types(param.dtype, torch.float32)
-        fresh = {"pos": pos, "neg": None if neg is None else neg.abs()}
-        for name, part in fresh.items():
-            if part is not None:
-                self._require_fits(name, part, param)
-        for name, part in fresh.items():
-            if part is not None:
-                part = part.detach().to(param.device, dtype)
-                held = getattr(self, name)
-                setattr(self, name, part.clone() if held is None else held + part)
-
-    @torch.no_grad()
-    def delta(self) -> Tensor:
-        """The pending change, before rounding; changes nothing."""
-        value = self._exact(self.reference.tensor)
-        pos, neg = self._magnitudes(value)
-        delta = (self._bounds or unbounded)(value, pos, neg)
-        if not broadcasts(delta, value):
-            raise ArgumentError(
-                f"`bounds` should return a delta that broadcasts to {list(value.shape)}. Found shape "
-                f"{list(delta.shape)} for {self.reference}. Mend the callable."
-            )
-        return delta
-
-    def commit(self, delta: Tensor) -> bool:
-        """Adds what `delta` gave to the parameter, in place, and empties the slot.
-
-        Returns:
-            Whether, for the first time, a whole row sits at a limit and is pushed against it.
-        """
-        newly_stuck = self._is_newly_stuck()
-        with self.reference.edit() as value:
-            exact = self._exact(value).add_(delta)
-            if isinstance(self._bounds, Bounds):
-                self._bounds.settle_(exact)
-            if self.limits is not None:
-                exact.clamp_(*self.limits)
-            if exact is not value:
-                value.copy_(exact)
-                self.residue = exact.sub_(value)
-        self.empty()
-        return newly_stuck
-
-    def empty(self) -> None:
-        """Drops what is pending; what rounding has kept back stays."""
-        self.pos = self.neg = None
-
-    def renewed(self) -> Slot:
-        """An empty slot for the same parameter, with the same bounds."""
-        slot = Slot(self.reference, self.limits)
-        slot.bounds = self.bounds
-        return slot
-
-    def _exact(self, value: Tensor) -> Tensor:
-        if value.dtype not in (torch.float16, torch.bfloat16):
-            return value
-        if self.residue is None:
-            return value.float()
-        exact = value + self.residue.to(value.device)
-        # a value that was set meanwhile has nothing to do with an old residue
-        return torch.where(exact.to(value.dtype) == value, exact, value.float())
-
-    @torch.no_grad()
-    def _is_newly_stuck(self) -> bool:
-        if self.limits is None or self._was_stuck:
-            return False
-        value, (lower, upper) = self.reference.tensor, self.limits
-        pos, neg = self._magnitudes(value)
-        against = torch.where(pos > neg, value >= upper, (value <= lower) & (pos < neg))
-        self._was_stuck = bool(against.reshape(len(value), -1).all(1).any())
-        return self._was_stuck
-
-    def _magnitudes(self, value: Tensor) -> tuple[Tensor, Tensor]:
-        zero = value.new_zeros(())
-        pos, neg = (zero if part is None else part.to(value.device) for part in (self.pos, self.neg))
-        return pos, neg
-
-    def _require_fits(self, name: str, part: Tensor, param: Tensor) -> None:
-        require(
-            broadcasts(part, param),
-            name,
-            f"broadcast to {self.reference}, {list(param.shape)}",
-            None,
-            "Bring it there with `connection.like_bias`, or reduce B and L first.",
-            show=f"shape {list(part.shape)}",
-        )
-
-    def extra_repr(self) -> str:
-        return f"{self.reference}, bounds={self._bounds}, pending={self.pending}"
+__all__ = ["Updater"]
 
 
 class Updater:
@@ -201,9 +32,10 @@ class Updater:
             NonFiniteError: if a change is not finite. No parameter is touched then.
         """
         self._require_open()
-        deltas = [(slot, slot.delta()) for slot in self.slots.values() if slot.pending]
-        require_finite([(str(slot.reference), "update", delta) for slot, delta in deltas])
-        warn_stuck([str(slot.reference) for slot, delta in deltas if slot.commit(delta)])
+        changes = changes_of(self.slots.values())
+        require_finite([(str(change.reference), "update", change.outcome) for change in changes])
+        make_all(changes)
+        warn_stuck({str(change.reference): change for change in changes})
 
     def clear(self) -> None:
         """Empties every slot without applying it."""
@@ -211,9 +43,9 @@ class Updater:
             slot.empty()
 
     def close(self) -> None:
-        """Lets go of the slots, which another cell may share, and of what they hold."""
+        """Lets go of what is pending; the slots cannot be used until the cell is registered."""
         self.is_open = False
-        self.slots = {kind: slot.renewed() for kind, slot in self.slots.items()}
+        self.clear()
 
     def slot(self, kind: str) -> Slot:
         """The slot of ``"weight"``, ``"bias"`` or ``"delay"``.

@@ -157,17 +157,18 @@ def inner_case(
     drivers: Drivers | Mapping[str, Drivers],
     *,
     steps: int = 0,
-    dtype: torch.dtype = torch.float64,
+    dtype: torch.dtype | None = torch.float64,
     **names: str,
 ) -> Case:
-    """A layer inside a neuron, which is called with whole sequences if ``steps`` is given."""
+    """A layer inside a neuron, called with whole sequences if ``steps``; dtype None is the default."""
     time = (steps,) if steps else ()
 
     def build() -> Built:
-        module = neuron().to(dtype)
+        used = dtype or torch.get_default_dtype()
+        module = neuron().to(used)
 
         def run(batch: int) -> Any:
-            return module(drive(*time, batch, *inputs, dtype=dtype))
+            return module(drive(*time, batch, *inputs, dtype=used))
 
         return Built(getattr(module, attribute), module, run, names=names)
 
@@ -387,7 +388,7 @@ INNER = [
         (5,),
         (5,),
         gates(5, last_axis(5)),
-        dtype=torch.float32,
+        dtype=None,
         weight="weight_ih",
         bias="bias_ih",
     ),
@@ -398,7 +399,7 @@ INNER = [
         (2, 2, 3),
         (3, 2, 3),
         gates(3, first_axis(6)),
-        dtype=torch.float32,
+        dtype=None,
     ),
     inner_case(
         "sconv2dlstm-pool",
@@ -407,7 +408,7 @@ INNER = [
         (2, 4, 6),
         (3, 2, 3),
         gates(3, first_axis(6)),
-        dtype=torch.float32,
+        dtype=None,
     ),
     inner_case(
         "linearleaky",

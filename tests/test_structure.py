@@ -10,11 +10,11 @@ import snn_homeostasis
 PACKAGE = Path(snn_homeostasis.__file__).parent
 ORDER = [
     ["errors"],
-    ["checks", "state"],
-    ["bounds", "rates", "neurons", "parameters", "interpolation", "kernels"],
-    ["connections", "taps", "settings", "delayed_layer"],
-    ["inner", "updates", "delays"],
-    ["delay_connections"],
+    ["checks", "following", "graphs", "state"],
+    ["bounds", "estimator", "neurons", "parameters", "interpolation", "kernels"],
+    ["connections", "rates", "taps", "slots", "delayed_layer"],
+    ["changes", "inner", "settings", "delays"],
+    ["delay_connections", "updates"],
     ["cells"],
     ["units", "discovery/isolation", "discovery/links", "discovery/marks"],
     ["discovery/alignment", "discovery/chains"],

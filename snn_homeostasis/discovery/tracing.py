@@ -112,9 +112,10 @@ class _Trace:
         if not self._runs:
             return
         spikes, received = spikes_of(module, output), _first_argument(module, args, kwargs)
+        one_step = isinstance(spikes, tuple)
         sources = self._marks.of([received])
         layers = {key: source for key, source in sources.items() if source.shape is not None}
-        self._marks.put(spikes, NOTHING)
+        self._marks.put(next(tensors_in(spikes)), NOTHING)
         self.weights.setdefault(path, set()).update(
             source.path for key, source in sources.items() if key not in layers
         )
@@ -124,7 +125,7 @@ class _Trace:
         arrivals = self.arrivals.setdefault(path, {})
         fresh = [key for key in layers if key not in arrivals]
         if fresh:
-            samples = received.flatten(0, 1) if spikes.shape == received.shape else received
+            samples = received if one_step else received.flatten(0, 1)
             samples = samples.clone()  # it may be changed in place later on
             arrivals |= {key: Arrival(layers[key], samples) for key in fresh}
 
