@@ -22,6 +22,7 @@ from .errors import UnsupportedNeuronError
 __all__ = [
     "Spikes",
     "admit_neuron",
+    "all_neurons",
     "binary_factor",
     "is_inhibited",
     "is_neuron",
@@ -171,6 +172,11 @@ def is_known(cls: type) -> bool:
 def is_neuron(module: nn.Module) -> bool:
     """Whether a module is a spiking neuron, of snntorch or registered by a user."""
     return is_known(type(module))
+
+
+def all_neurons() -> set[nn.Module]:
+    """All neurons of snntorch in this process: `snntorch.utils.reset` resets them together."""
+    return set(snn.SpikingNeuron.instances)
 
 
 def is_inhibited(neuron: nn.Module) -> bool:

@@ -272,7 +272,8 @@ def test_what_cannot_be_known_can_be_left_out(animal):
     neurons = [
         name for name, module in animal.build().named_modules() if isinstance(module, snn.SpikingNeuron)
     ]
-    with pytest.raises(UnpairedNeuronError, match=r"no spiking neuron|scripted|no values"):
+    words = r"leave a cell|scripted|no values|no spiking|not registered"
+    with pytest.raises((ArgumentError, UnpairedNeuronError), match=words):
         find_cells(animal.build(), animal.example(), exclude=neurons)
 
 

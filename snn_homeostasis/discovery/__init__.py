@@ -1,8 +1,8 @@
 """Which layer drives which neuron.
 
 `chains` reads it off an `nn.Sequential`; `tracing` runs any other model on an example, on
-copies (`isolation`), follows the data (`marks`) and checks what arrives (`alignment`). Both
-give `links`, which `finding` turns into cells and `building` builds.
+copies (`isolation`), watches where the data goes (`watching`, `marks`) and checks what arrives
+(`alignment`). Both give `links`, which `finding` turns into cells and `building` builds.
 """
 
 from .building import announce, build_cells

@@ -14,9 +14,13 @@ from .marks import Source
 
 __all__ = ["Alignment", "align"]
 
-# derivatives are of the order of 1; what a normalisation leaves of them is rounding
-CANCELLED = 1e-5
+# what rounding may leave of a derivative: of one in half precision, and of one that a norm cancels
+ROUNDING = 2e-2
+CANCELLED = 1e-4
+
 OTHER_FEATURES = "with other features than the layer has channels"
+
+Triple = tuple[Tensor, Tensor, Tensor]
 
 
 @dataclass(frozen=True)
@@ -24,9 +28,9 @@ class Alignment:
     """How what a neuron, or a norm, receives follows the output of a layer.
 
     Attributes:
-        slope: the largest derivative; 0 if none of the output is seen to arrive, None if no
+        slope: the largest derivative; 0 if nothing of the output is seen to arrive, None if no
             gradient connects the two.
-        sign: 1 if it rises with the output, -1 if it falls, 0 if that differs or is unknown.
+        sign: 1 if it rises with the output, -1 if it falls, 0 if that differs.
         problem: why the layer's channels are not to be found in it, or None.
     """
 
@@ -34,13 +38,26 @@ class Alignment:
     sign: int = 1
     problem: str | None = None
 
+    @classmethod
+    def of_all(cls, calls: Sequence[Alignment]) -> Alignment:
+        """What several calls of a neuron show together."""
+        slopes = [each.slope for each in calls if each.slope is not None]
+        signs = {each.sign for each in calls if each.slope != 0.0}
+        problems = [each.problem for each in calls if each.problem is not None]
+        return cls(
+            max(slopes, default=None),
+            signs.pop() if len(signs) == 1 else 0,
+            problems[0] if problems else None,
+        )
+
 
 def align(received: Tensor, drivers: Sequence[tuple[Connection, Source]]) -> list[Alignment]:
     """Compares the channels of layers with the features of what is received.
 
-    Two vector-Jacobian products tell, for all layers of one layout together: where feature f
-    depends on channel f alone, weighting the features by c_f weights the derivative of channel
-    f by c_f. Where no gradient connects the two, their shapes have to agree.
+    Vector-Jacobian products tell, for all layers of one layout together. Where feature f depends
+    on channel f alone, weighting the features by c_f weights the derivative of channel f by c_f,
+    whatever other weights the entries have. Where those weights matter but their mean does not, a
+    normalisation cancels what is added. The sum of all entries gives the sign.
 
     Args:
         received: ``[B, *N]``.
@@ -66,10 +83,14 @@ def _align(received: Tensor, connection: Connection, sources: Sequence[Source]) 
     except (RuntimeError, IndexError):
         return [_mismatch(received, source, OTHER_FEATURES) for source in sources]
     factor = torch.rand(1, rows.shape[1], 1, device=rows.device).to(rows.dtype) + 0.5
-    derivatives = zip(_derivatives(rows, sources), _derivatives(rows * factor, sources), strict=True)
+    weight = torch.rand(rows.shape, device=rows.device).to(rows.dtype) + 0.5
+    found = zip(
+        *(_derivatives(weighted, sources) for weighted in (rows, weight * rows, factor * weight * rows)),
+        strict=True,
+    )
     return [
-        _judge(received, source, connection, factor, grads)
-        for source, grads in zip(sources, derivatives, strict=True)
+        _judge(received, source, connection, factor, derivatives)
+        for source, derivatives in zip(sources, found, strict=True)
     ]
 
 
@@ -78,7 +99,10 @@ def _derivatives(rows: Tensor, sources: Sequence[Source]) -> list[Tensor | None]
     shifts = [source.shift for source in sources if source.shift is not None]
     if not shifts or not rows.requires_grad:
         return [None] * len(sources)
-    grads = torch.autograd.grad(rows.sum(), shifts, retain_graph=True, allow_unused=True)
+    try:
+        grads = torch.autograd.grad(rows.sum(), shifts, retain_graph=True, allow_unused=True)
+    except RuntimeError:  # a graph that is not meant to be read
+        return [None] * len(sources)
     known = dict(zip(map(id, shifts), grads, strict=True))
     return [known.get(id(source.shift)) for source in sources]
 
@@ -88,23 +112,26 @@ def _judge(
     source: Source,
     connection: Connection,
     factor: Tensor,
-    grads: tuple[Tensor | None, Tensor | None],
+    derivatives: tuple[Tensor | None, ...],
 ) -> Alignment:
-    slope = None if grads[0] is None else max(_largest(each) for each in grads if each is not None)
-    if not slope:
+    grads = [each for each in derivatives if each is not None]
+    if len(grads) < len(derivatives):
         if _has_layout(received, source):
-            return Alignment(slope)
+            return Alignment()
         return _mismatch(received, source, "without a gradient that tells the order")
-    if slope < CANCELLED:
-        return _mismatch(received, source, "through a normalisation that cancels whatever is added to it")
+    slope = max(map(_largest, grads))
+    if slope == 0.0:
+        return Alignment(0.0)
     try:
-        plain, weighted = (connection.positions(each) for each in grads if each is not None)
+        summed, weighted, refactored = map(connection.positions, grads)
     except (RuntimeError, IndexError):
         return _mismatch(received, source, OTHER_FEATURES)
-    rounding = slope * (5e-2 if plain.dtype in (torch.float16, torch.bfloat16) else 1e-3)
-    if _largest(weighted - factor * plain) > rounding:
+    if not _largest(refactored - factor * weighted) <= ROUNDING * slope:
         return _mismatch(received, source, "with its channels reordered or mixed")
-    return Alignment(slope, sign=bool((plain > rounding).any()) - bool((plain < -rounding).any()))
+    if _largest(summed) < CANCELLED * slope:
+        return _mismatch(received, source, "through a normalisation that cancels whatever is added to it")
+    rounding = ROUNDING * slope
+    return Alignment(slope, sign=bool((summed > rounding).any()) - bool((summed < -rounding).any()))
 
 
 def _largest(tensor: Tensor) -> float:

@@ -42,6 +42,10 @@ def build_cells(model: nn.Module, found: Sequence[FoundCell], param: str, frozen
         f"None is there for {_listed(sorted(lacking))}: build its layer with one, take another param, or "
         "name a frozen layer in `pairs=`.",
     )
+    offered = {id(cell) for _, cell in offering}
+    left_out = [each.layer for each, cell in built if id(cell) not in offered and not _is_inside(each)]
+    if left_out:
+        warn(f"Left out: {_listed(left_out)}, with no {param}, or a frozen one. Their neurons have others.")
     return offering
 
 
@@ -85,6 +89,11 @@ def _once_per_layer(found: Sequence[FoundCell]) -> list[FoundCell]:
     return list(once.values())
 
 
+def _is_inside(found: FoundCell) -> bool:
+    """Whether the layer is one that the neuron carries."""
+    return found.layer.startswith(f"{found.neuron}.")
+
+
 def _offers(cell: Cell, param: str, frozen: bool) -> bool:
     reference = cell.connection.references.get(param)
     return reference is not None and (frozen or reference.leaf.requires_grad)
@@ -93,7 +102,7 @@ def _offers(cell: Cell, param: str, frozen: bool) -> bool:
 def _of_several_layers(built: Built) -> Iterator[str]:
     layers: dict[str, list[str]] = defaultdict(list)
     for each, _ in built:
-        if not each.layer.startswith(f"{each.neuron}."):
+        if not _is_inside(each):
             layers[each.neuron].append(each.layer)
     for neuron, paths in layers.items():
         if len(set(paths)) > 1:

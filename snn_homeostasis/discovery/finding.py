@@ -14,7 +14,7 @@ from ..checks import warn
 from ..connections import is_layer
 from ..errors import UnpairedNeuronError
 from .chains import chain_links
-from .links import Choice, Link, chosen, paired, title
+from .links import Choice, Link, chosen, paired, title, told_apart
 from .tracing import traced_links
 
 __all__ = ["FoundCell", "find_cells"]
@@ -58,8 +58,9 @@ def find_cells(
 
     With an example the model runs once, and its data is followed from the output of each layer,
     through every operation, to the input of each neuron. Derivatives then tell whether the
-    neurons are the layer's channels in their order. The run leaves no trace in the model:
-    buffers, parameters, gradients, hooks and random states are as before. It takes about the
+    neurons are the layer's channels in their order. The run leaves no trace in the model's
+    modules: buffers, parameters, gradients, hooks, containers and random states are as before.
+    What it keeps elsewhere, in objects of its own classes say, sees the run. It takes about the
     memory of a training step and of a second copy of the model.
 
     Without an example, the order of calls has to be that of an `nn.Sequential`.
@@ -96,7 +97,7 @@ def find_cells(
         links = traced_links(model, example)
     elif pairs is None:
         links = chain_links(model)
-    links = chosen(model, paired(model, links, pairs or {}), include, exclude)
+    links = told_apart(chosen(model, paired(model, links, pairs or {}), include, exclude))
     if not links or any(link.problem for link in links):
         raise UnpairedNeuronError(_describe(model, links))
     for note in dict.fromkeys(note for link in links for note in link.notes):
@@ -129,5 +130,5 @@ def _describe(model: nn.Module, links: Sequence[Link]) -> str:
     return (
         f"`model` should tell which layer drives each neuron. Found {type(model).__name__}, where this "
         f"cannot be known:\n{lines}\nName them by module path: attach(model, pairs={{'neuron': 'layer'}}), "
-        f"or leave them out: exclude=['neuron']. The layers are {', '.join(layers) or 'none'}."
+        f"or leave them out: exclude=['neuron'], or ['layer']. The layers are {', '.join(layers) or 'none'}."
     )

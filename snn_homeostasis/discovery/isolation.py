@@ -5,7 +5,8 @@ from __future__ import annotations
 import copy
 import random
 import sys
-from collections.abc import Callable, Iterator
+from collections import OrderedDict, defaultdict, deque
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import singledispatch
 from typing import Any
@@ -19,30 +20,33 @@ Memo = dict[int, Any]
 
 
 @contextmanager
-def isolated(model: nn.Module) -> Iterator[None]:
+def isolated(model: nn.Module, bystanders: Iterable[nn.Module] = ()) -> Iterator[None]:
     """Within it, all modules hold copies of their tensors, containers and hooks.
 
     The originals are put back untouched, with their identity and their version counters, also
-    after an exception. The random states of Python, NumPy and torch are restored. Tensors that
-    are found in several places are one copy. What the model keeps outside its modules, and
-    objects of other classes, are not covered.
+    after an exception. The random states of Python, NumPy and torch are restored. A tensor that
+    is found in several places is one copy. What the model keeps outside its modules, and objects
+    of other classes than tensors, arrays, generators and built-in containers, are not covered.
 
     Args:
         model: is run eagerly within, also where it is compiled.
+        bystanders: other modules, whose buffers may be replaced meanwhile.
     """
     saved = [(module.__dict__, dict(module.__dict__)) for module in model.modules()]
+    saved += [(module._buffers, dict(module._buffers)) for module in bystanders]
     memo: Memo = {}
     with ExitStack() as stack:
         stack.enter_context(_random_states(model))
         stack.callback(_put_back, saved)
-        for attributes, originals in saved:
-            attributes |= {name: copied(value, memo) for name, value in originals.items()}
+        for module in model.modules():
+            attributes = module.__dict__
+            attributes |= {name: copied(value, memo) for name, value in attributes.items()}
             attributes["_compiled_call_impl"] = None
         yield
 
 
 def copied(value: Any, memo: Memo | None = None) -> Any:
-    """A copy of tensors and built-in containers, to any depth; other objects as they are.
+    """A copy of tensors, arrays, generators and built-in containers; other objects as they are.
 
     Args:
         value: a tensor is detached from its graph.
@@ -56,40 +60,57 @@ def copied(value: Any, memo: Memo | None = None) -> Any:
 
 @singledispatch
 def _copy(value: Any, memo: Memo) -> Any:
-    return value
+    # their classes are not imported: they are there if the model has them
+    is_array_or_generator = type(value).__module__.partition(".")[0] in ("numpy", "random")
+    return copy.deepcopy(value) if is_array_or_generator and not callable(value) else value
 
 
 @_copy.register
 def _(value: Tensor, memo: Memo) -> Tensor:
-    return value.detach().clone().requires_grad_(value.requires_grad)
+    new = value.detach().clone()
+    if not value.requires_grad:
+        return new
+    leaf = new.requires_grad_()
+    return leaf if value.is_leaf else leaf.clone()  # which may be changed in place
 
 
 @_copy.register
 def _(value: nn.Parameter, memo: Memo) -> Any:
-    return copy.deepcopy(value)
+    return nn.Parameter(value.detach().clone(), value.requires_grad)
+
+
+@_copy.register
+def _(value: torch.Generator, memo: Memo) -> torch.Generator:
+    return torch.Generator(value.device).set_state(value.get_state())
 
 
 @_copy.register
 def _(value: dict, memo: Memo) -> Any:  # type: ignore[type-arg]
+    if type(value) not in (dict, OrderedDict, defaultdict):
+        return value
     new = memo[id(value)] = copy.copy(value)
     for key, each in value.items():
         new[key] = copied(each, memo)
     return new
 
 
-@_copy.register
-def _(value: list, memo: Memo) -> Any:  # type: ignore[type-arg]
+@_copy.register(list)
+@_copy.register(deque)
+def _(value: Any, memo: Memo) -> Any:
+    if type(value) not in (list, deque):
+        return value
     new = memo[id(value)] = copy.copy(value)
-    new[:] = [copied(each, memo) for each in value]
+    for index, each in enumerate(value):
+        new[index] = copied(each, memo)
     return new
 
 
 @_copy.register
 def _(value: tuple, memo: Memo) -> Any:  # type: ignore[type-arg]
+    make: Callable[..., Any] | None = tuple if type(value) is tuple else getattr(type(value), "_make", None)
     items = [copied(each, memo) for each in value]
-    if all(new is old for new, old in zip(items, value, strict=True)):
+    if make is None or all(new is old for new, old in zip(items, value, strict=True)):
         return value
-    make: Callable[..., Any] = getattr(type(value), "_make", type(value))
     return make(items)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -11,7 +12,7 @@ from ..checks import require
 from ..inner import inner_layers
 from ..neurons import is_neuron
 
-__all__ = ["Choice", "Link", "chosen", "inner_links", "join", "paired", "title"]
+__all__ = ["Choice", "Link", "chosen", "inner_links", "join", "paired", "title", "told_apart"]
 
 Choice = Sequence[str | type[nn.Module]] | str | type[nn.Module]
 
@@ -28,6 +29,7 @@ class Link:
             falls, 0 if that differs from place to place.
         problem: what stands against regulating the neuron by the layer, or None.
         notes: what else the user should know of the neuron.
+        is_verified: whether derivatives showed that the layer's channels arrive in their order.
     """
 
     neuron: str
@@ -36,6 +38,7 @@ class Link:
     sign: int = 1
     problem: str | None = None
     notes: tuple[str, ...] = ()
+    is_verified: bool = True
 
     def below(self, path: str) -> Link:
         """The link in a model that holds this one under a path."""
@@ -66,17 +69,17 @@ def paired(model: nn.Module, links: Sequence[Link], pairs: Mapping[str, str | Se
         links: as found.
         pairs: neuron → layer or layers, by module path.
     """
-    modules = dict(model.named_modules(remove_duplicate=False))
+    modules, first = _paths(model)
     found = {(link.neuron, link.layer): link for link in links}
-    result = [link for link in links if link.neuron not in pairs]
+    result = [link for link in links if link.neuron not in {first.get(neuron) for neuron in pairs}]
     for neuron, layers in pairs.items():
         if neuron not in modules or not is_neuron(modules[neuron]):
             result.append(Link(neuron, problem="no neuron of the model has this path"))
         for layer in [layers] if isinstance(layers, str) else layers:
-            link = replace(found.get((neuron, layer), Link(neuron, layer)), problem=None, notes=())
-            if layer not in modules:
-                link = replace(link, problem=f"no module of the model has the path `{layer}`")
-            result.append(link)
+            ends = first.get(neuron, neuron), first.get(layer, layer)
+            link = found.get(ends, Link(*ends))
+            problem = None if layer in modules else f"no module of the model has the path `{layer}`"
+            result.append(replace(link, problem=problem, notes=(), is_verified=True))
     return result
 
 
@@ -93,9 +96,10 @@ def chosen(
         exclude: the same, for those not wanted.
 
     Raises:
-        ArgumentError: for a path or a type that nothing in the model has.
+        ArgumentError: for a path or a type that nothing in the model has, or if nothing is left.
     """
-    modules = dict(model.named_modules(remove_duplicate=False))
+    modules, first = _paths(model)
+    choices: dict[str, list[str | type[nn.Module]]] = {}
     for name, choice in (("include", include), ("exclude", exclude)):
         for each in _listed(choice):
             known = (
@@ -104,8 +108,44 @@ def chosen(
                 else any(map(each.__instancecheck__, modules.values()))
             )
             require(known, name, "name paths or types of modules of the model", each, "Check the spelling.")
-    wanted = [link for link in links if include is None or _is_among(link, _listed(include), modules)]
-    return [link for link in wanted if not _is_among(link, _listed(exclude), modules)]
+        choices[name] = [first[each] if isinstance(each, str) else each for each in _listed(choice)]
+    wanted = [link for link in links if include is None or _is_among(link, choices["include"], modules)]
+    wanted = [link for link in wanted if not _is_among(link, choices["exclude"], modules)]
+    require(
+        bool(wanted) or not links,
+        "include, exclude",
+        "leave a cell",
+        None,
+        "Choose among the paths and the types of its layers and neurons.",
+        show=f"`include = {include!r}, exclude = {exclude!r}`, which leave none",
+    )
+    return wanted
+
+
+def told_apart(links: Sequence[Link]) -> list[Link]:
+    """The links with what stands against those that no derivative has verified.
+
+    One layer alone is taken on trust, which is noted. Of several it is not clear which of them
+    reaches the neuron.
+    """
+    layers: dict[str, set[str | None]] = defaultdict(set)
+    for link in links:
+        layers[link.neuron].add(link.layer)
+    return [
+        link if link.is_verified or link.problem else _unverified(link, several=len(layers[link.neuron]) > 1)
+        for link in links
+    ]
+
+
+def _unverified(link: Link, several: bool) -> Link:
+    if several:
+        problem = f"without a gradient it is not clear whether `{link.layer}` reaches it: name its layers"
+        return replace(link, problem=problem)
+    note = (
+        f"No gradient connects `{link.layer}` with `{link.neuron}`: that its neurons are the layer's "
+        "channels in their order is taken on trust."
+    )
+    return replace(link, notes=(*link.notes, note))
 
 
 def join(path: str, name: str) -> str:
@@ -117,6 +157,15 @@ def title(path: str, module: nn.Module | None) -> str:
     """How messages call a module; None where a path leads nowhere."""
     kind = "" if module is None else f" ({type(module).__name__})"
     return f"`{path or 'model'}`{kind}"
+
+
+def _paths(model: nn.Module) -> tuple[dict[str, nn.Module], dict[str, str]]:
+    """All modules by path, and the first path of the module with each path."""
+    modules = dict(model.named_modules(remove_duplicate=False))
+    first: dict[nn.Module, str] = {}
+    for path, module in modules.items():
+        first.setdefault(module, path)
+    return modules, {path: first[module] for path, module in modules.items()}
 
 
 def _listed(choice: Choice | None) -> Iterable[str | type[nn.Module]]:

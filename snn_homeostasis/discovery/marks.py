@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -11,9 +11,21 @@ from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 
-__all__ = ["NOTHING", "Arrival", "Marks", "Source", "Sources", "Spreading", "tensors_in"]
+__all__ = [
+    "NOTHING",
+    "Arrival",
+    "Marks",
+    "Source",
+    "Sources",
+    "Spreading",
+    "is_whole",
+    "shares_memory",
+    "tensors_in",
+]
 
 aten = torch.ops.aten
+
+Key = tuple[str, str | None, bool]
 
 # their result does not depend on the values that they are given
 VALUE_FREE = {
@@ -21,7 +33,10 @@ VALUE_FREE = {
     aten.new_zeros, aten.ones_like, aten.rand_like, aten.randint_like, aten.randn_like, aten.zeros_like,
 }  # fmt: skip
 # nothing is left of what their first argument held
-OVERWRITING = {aten.copy_, aten.fill_, aten.normal_, aten.random_, aten.uniform_, aten.zero_}
+OVERWRITING = {
+    aten.bernoulli_, aten.copy_, aten.exponential_, aten.fill_, aten.geometric_, aten.log_normal_,
+    aten.normal_, aten.random_, aten.uniform_, aten.zero_,
+}  # fmt: skip
 # what makes a layer of a matrix
 PRODUCTS = {
     aten._trilinear, aten.addmm, aten.addmv, aten.baddbmm, aten.bmm, aten.convolution, aten.dot,
@@ -39,6 +54,7 @@ class Source:
         shift: zeros that were added to it, to take derivatives by; None without a graph.
         norm: path of the normalisation behind the layer, or None.
         before: what of the layer reached that norm.
+        is_factor: whether a weight was part of a product, as in a layer.
     """
 
     path: str
@@ -46,22 +62,30 @@ class Source:
     shift: Tensor | None = None
     norm: str | None = None
     before: Arrival | None = None
+    is_factor: bool = False
 
     @property
-    def key(self) -> tuple[str, str | None]:
+    def key(self) -> Key:
         """What makes two sources the same."""
-        return self.path, self.norm
+        return self.path, self.norm, self.is_factor
 
 
 @dataclass(frozen=True, eq=False)
 class Arrival:
-    """A source, and the tensor ``[B, *N]`` in which it arrived at a neuron or a norm."""
+    """A source, and the tensor in which it arrived at a neuron or a norm.
+
+    Attributes:
+        source: what arrived.
+        received: ``[B, *N]``, or ``[T·B, *N]`` at a neuron that takes whole sequences.
+        shares: whether its memory holds more than itself, of which the mark may be.
+    """
 
     source: Source
     received: Tensor
+    shares: bool = False
 
 
-Sources = Mapping[tuple[str, str | None], Source]
+Sources = Mapping[Key, Source]
 NOTHING: Sources = {}
 
 
@@ -72,15 +96,16 @@ class Marks:
     storage from being used anew, but not its memory.
 
     Args:
-        weights: parameters by path; a product with one of them that is a matrix, or has more
-            dimensions, is a source.
+        weights: parameters by path; those with two dimensions or more are sources.
     """
 
     def __init__(self, weights: Mapping[str, Tensor]) -> None:
-        matrices = {path: weight for path, weight in weights.items() if weight.ndim > 1}
-        self._weights = {_address(weight): Source(path) for path, weight in matrices.items()}
         self._table: dict[int, tuple[StorageWeakRef, Sources]] = {}
         self._sweep_at = 1024
+        for path, weight in weights.items():
+            if weight.ndim > 1:
+                source = Source(path)
+                self.put(weight, {source.key: source})
 
     def of(self, tensors: Iterable[Tensor]) -> Sources:
         """The sources of the values of some tensors together."""
@@ -105,14 +130,13 @@ class Marks:
         """Lets the results of an operation come from what its arguments come from."""
         if operator in VALUE_FREE:
             return
-        if operator in OVERWRITING and _is_whole(args[0]):
+        if operator in OVERWRITING and is_whole(args[0]):
             self.put(args[0], self.of(tensors_in(args[1:])))
             return
-        read = list(tensors_in((args, kwargs)))
-        sources = self.of(read)
+        sources = self.of(tensors_in((args, kwargs)))
         if operator in PRODUCTS:
-            weights = [self._weights[at] for at in map(_address, read) if at in self._weights]
-            sources = {**sources, **{weight.key: weight for weight in weights}} if weights else sources
+            weights = [replace(each, is_factor=True) for each in sources.values() if each.shape is None]
+            sources = {**sources, **{weight.key: weight for weight in weights}}
         if sources:
             for tensor in tensors_in(result):
                 self.put(tensor, sources)
@@ -130,13 +154,15 @@ class Spreading(TorchDispatchMode):  # type: ignore[no-untyped-call]
         marks: of the storages.
     """
 
+    supports_higher_order_operators = True
+
     def __init__(self, marks: Marks) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.marks = marks
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
-        self.marks.spread(func.overloadpacket, args, kwargs or {}, result)
+        self.marks.spread(getattr(func, "overloadpacket", func), args, kwargs or {}, result)
         return result
 
 
@@ -152,12 +178,18 @@ def tensors_in(value: Any) -> Iterator[Tensor]:
             yield from tensors_in(each)
 
 
+def is_whole(tensor: Tensor) -> bool:
+    """Whether a tensor is all that its memory holds."""
+    return tensor.untyped_storage().nbytes() == tensor.numel() * tensor.element_size()
+
+
+def shares_memory(tensor: Tensor, other: Tensor) -> bool:
+    """Whether two tensors are views of one memory."""
+    return _address(tensor) == _address(other) != 0
+
+
 def _address(tensor: Tensor) -> int:
     try:
         return int(tensor.untyped_storage()._cdata)
     except (NotImplementedError, RuntimeError):  # sparse tensors and the like have none
         return 0
-
-
-def _is_whole(tensor: Tensor) -> bool:
-    return tensor.untyped_storage().nbytes() == tensor.numel() * tensor.element_size()

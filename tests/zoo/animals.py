@@ -13,6 +13,7 @@ from torch import Tensor, nn
 STEPS, BATCH, INPUTS, WIDTH = 4, 5, 6, 8
 ZOO: list[Animal] = []
 SEVERAL = "Several layers drive `lif`"
+SIGN_DIFFERS = "with a sign that differs from place to place"
 
 
 @dataclass(frozen=True)

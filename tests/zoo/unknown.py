@@ -5,6 +5,7 @@ from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import snntorch as snn
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
@@ -242,3 +243,99 @@ class StackedOutOfTheGraph(TwoBranches):
         with torch.no_grad():
             first, second = torch.stack([self.fc1(x), self.fc2(x)])
             return self.lif1(first) + self.lif2(second)
+
+
+@fails(
+    "`lif` (Leaky): adding to the output of `fc` changes nothing", example=lambda: (one_step(), one_step())
+)
+class Difference(nn.Module):
+    """A bias cancels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc, self.lif = nn.Linear(INPUTS, WIDTH), leaky()
+
+    def forward(self, left: Tensor, right: Tensor) -> Tensor:
+        return self.lif(self.fc(left) - self.fc(right))
+
+
+@fails(
+    "`lif1` (Leaky): the output of `fc1`, of shape [5, 8], reaches it through a normalisation that cancels"
+)
+class CentredInTheBatch(TwoLayers):
+    def step(self, x: Tensor) -> Tensor:
+        current = self.fc1(x)
+        return self.lif2(self.fc2(self.lif1(current - current.mean(0))))
+
+
+@fails("adding to the output of `fc1` changes nothing", "adding to the output of `fc2` changes nothing")
+class RoundedOrDead(TwoLayers):
+    def step(self, x: Tensor) -> Tensor:
+        spikes = self.lif1(self.fc1(x).round().flip(1))
+        return self.lif2(torch.relu(self.fc2(spikes) - 100).flip(1))
+
+
+@fails("adding to the output of `fc2` changes nothing of its input on this example")
+class BranchOfWeightZero(TwoLayers):
+    def step(self, x: Tensor) -> Tensor:
+        return self.lif2(self.fc2(self.lif1(self.fc1(x))) * 0.0 + self.fc1(x))
+
+
+@fails("`lif1` (Leaky): the output of `fc1`, of shape [5, 8], reaches it with its channels reordered")
+class ReorderedLater(TwoLayers):
+    def start(self, x: Tensor) -> None:
+        self.later = False
+
+    def step(self, x: Tensor) -> Tensor:
+        current = self.fc1(x).flip(1) if self.later else self.fc1(x)
+        self.later = True
+        return self.lif2(self.fc2(self.lif1(current)))
+
+
+@fails("the output of `lstm`, of shape [5, 8], reaches it with its channels reordered")
+class ReorderedState(Loop):
+    def __init__(self) -> None:
+        super().__init__()
+        self.lstm, self.lif = nn.LSTMCell(INPUTS, WIDTH), leaky()
+
+    def step(self, x: Tensor) -> Tensor:
+        return self.lif(self.lstm(x)[0].flip(1))
+
+
+@fails("`model` (NotRegistered): its `lifs` holds modules that are not registered: make it an nn.ModuleList")
+class NotRegistered(Loop):
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc, self.lif, self.lifs = nn.Linear(INPUTS, WIDTH), leaky(), [leaky()]
+
+    def step(self, x: Tensor) -> Tensor:
+        return self.lif(self.lifs[0](self.fc(x)))
+
+
+class OwnNeuron(snn.Leaky):
+    """Carries a layer inside that nobody knows."""
+
+    def __init__(self) -> None:
+        super().__init__(beta=0.9, init_hidden=True)
+        self.fc = nn.Linear(WIDTH, WIDTH)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(self.fc(x))
+
+
+@fails("`lif` (OwnNeuron): it computes with `lif.fc`, not known to be a layer inside such a neuron")
+class UnknownInside(Loop):
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc, self.lif = nn.Linear(INPUTS, WIDTH), OwnNeuron()
+
+    def step(self, x: Tensor) -> Tensor:
+        return self.lif(self.fc(x))
+
+
+@fails("`lif2` (Leaky): no layer reaches it, but weights that are used without their layer: `fc2.weight`")
+class OfOneSign(TwoLayers):
+    """Dale's law, by hand."""
+
+    def step(self, x: Tensor) -> Tensor:
+        return self.lif2(F.linear(self.lif1(self.fc1(x)), self.fc2.weight.abs()))

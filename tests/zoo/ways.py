@@ -9,11 +9,16 @@ from torch.nn import functional as F  # noqa: N812
 from torch.nn.utils import parametrizations, prune
 from torch.utils.checkpoint import checkpoint
 
-from .animals import INPUTS, WIDTH, Loop, has, images, leaky, one_step
+from snn_homeostasis import one_step as as_one_step
+from snn_homeostasis import spikes_of
+
+from .animals import INPUTS, SIGN_DIFFERS, STEPS, WIDTH, Loop, has, images, leaky, one_step
 from .dense import quickstart
 
+TRUST = "channels in their order is taken on trust"
 
-@has("fc1 lif1", "fc2 lif2")
+
+@has("fc1 lif1", "fc2 lif2", warnings=(TRUST, TRUST))
 class InPlace(Loop):
     def __init__(self) -> None:
         super().__init__()
@@ -31,7 +36,7 @@ class InPlace(Loop):
             return self.lif2(self.current)
 
 
-@has("fc1 lif1", "fc2 lif2")
+@has("fc1 lif1", "fc2 lif2", warnings=(TRUST, TRUST))
 class OutOfTheGraph(Loop):
     def __init__(self) -> None:
         super().__init__()
@@ -83,7 +88,7 @@ class Checkpointed(Loop):
         return self.out(self.fc(spikes.flatten(1)))
 
 
-@has("conv lif", "fc out", example=lambda: images().requires_grad_())
+@has("conv lif", "fc out", example=lambda: images().requires_grad_(), warnings=(TRUST,))
 class CheckpointedReentrant(Checkpointed):
     use_reentrant = True
 
@@ -159,3 +164,103 @@ class OfTheShapeOfAnother(TwoBranches):
         current = self.fc1(x)
         offset = torch.full_like(current, 0.1) + torch.zeros_like(current)
         return self.lif1(current) + self.lif2(self.fc2(x) + offset)
+
+
+@has("fc1 lif1", "fc2 lif2", warnings=(SIGN_DIFFERS,), why_not="its current has either sign")
+class OfEitherSignLater(TwoBranches):
+    def start(self, x: Tensor) -> None:
+        self.sign = 1.0
+
+    def step(self, x: Tensor) -> Tensor:
+        current, self.sign = self.sign * self.fc1(x), -1.0
+        return self.lif1(current) + self.lif2(self.fc2(x))
+
+
+@has("conv lif", example=lambda: torch.rand(STEPS, 2, 1, 20000))
+class MeanOfALongSound(Loop):
+    """Each position counts little."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.lif = nn.Conv1d(1, WIDTH, 3), leaky()
+
+    def step(self, x: Tensor) -> Tensor:
+        return self.lif(self.conv(x).mean(-1))
+
+
+@has("fc1 lif1", "fc2 lif2")
+class InHalfPrecision(TwoBranches):
+    def step(self, x: Tensor) -> Tensor:
+        return self.lif1((self.fc1(x).bfloat16() * 0.7).float()) + self.lif2(self.fc2(x).half().float())
+
+
+@has("fc lif norm", "conv out gn", example=images)
+class NormsCalledByKeyword(Loop):
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc, self.norm, self.lif = nn.Linear(64, WIDTH), nn.BatchNorm1d(WIDTH), leaky()
+        self.conv, self.gn, self.out = nn.Conv2d(1, 4, 3), nn.GroupNorm(2, 4), leaky()
+
+    def step(self, x: Tensor) -> Tensor:
+        spikes = self.lif(self.norm(input=self.fc(x.flatten(1))))
+        return self.out(self.gn(input=self.conv(x))).sum((1, 2, 3)) + spikes.sum(1)
+
+
+@has("lstm lif", "fc lif", warnings=("Several layers drive `lif`",))
+class StatesOfALayer(Loop):
+    """A layer that puts out several tensors."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lstm, self.fc, self.lif = nn.LSTMCell(INPUTS, WIDTH), nn.Linear(INPUTS, WIDTH), leaky()
+
+    def step(self, x: Tensor) -> Tensor:
+        return self.lif(3 * self.lstm(x)[0] + self.fc(x))
+
+
+@has("fc lif", warnings=(TRUST,))
+class CheckpointBetween(Loop):
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc, self.lif = nn.Linear(INPUTS, WIDTH), leaky()
+
+    def step(self, x: Tensor) -> Tensor:
+        return self.lif(checkpoint(torch.sigmoid, self.fc(x), use_reentrant=True))
+
+
+@has("fc lif")
+class KeptMembrane(nn.Module):
+    """Its state is part of a graph between calls, and is changed in place."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc, self.lif, self.mem = nn.Linear(INPUTS, WIDTH), snn.Leaky(beta=0.9), None
+
+    def forward(self, x: Tensor) -> Tensor:
+        mem = self.lif.init_leaky() if self.mem is None else self.mem.zero_().detach()
+        for step in x:
+            spikes, mem = self.lif(self.fc(step), mem)
+        self.mem = mem
+        return spikes
+
+
+@has("fc lif", example=lambda: (0.1, one_step()))
+class TimeFirst(nn.Module):
+    """Its neuron takes the time before the current, and returns a dict."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc, self.lif = nn.Linear(INPUTS, WIDTH), TimedNeuron()
+
+    def forward(self, time: float, x: Tensor) -> Tensor:
+        return self.lif(time, self.fc(x))["fired"].float()
+
+
+class TimedNeuron(nn.Module):
+    def forward(self, time: float, x: Tensor) -> dict[str, Tensor]:
+        return {"fired": x > 0.3, "potential": x}
+
+
+@spikes_of.register
+def _(neuron: TimedNeuron, output: dict[str, Tensor]) -> Any:
+    return as_one_step(output["fired"].float())
