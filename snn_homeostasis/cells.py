@@ -80,6 +80,11 @@ class Cell:
             self.neuron.close()
             self.updater.close()
 
+    def tune(self, listener: SpikeListener, is_on: bool) -> None:
+        """Hands spikes to a registered listener, or stops doing so until it is on again."""
+        if any(other is listener for other in self._listeners):
+            (self.neuron.listen if is_on else self.neuron.unlisten)(listener)
+
     def add_monitor(
         self, name: str, attr: str, constructor: Callable[[str, nn.Module], Any], pool: Any, /, **tags: Any
     ) -> Any:

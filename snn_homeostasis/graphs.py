@@ -14,19 +14,21 @@ __all__ = ["is_needed_by"]
 
 # from a membrane back to the layer that drives it; an LSTM with norm and dropout takes about 30
 REACH = 128
+NO_MEMORY = 0
 
 
 def is_needed_by(tensor: Tensor, node: Node | None) -> bool:
     """Whether a tensor is saved by a graph that was not run backward yet.
 
     Looks at the nearest nodes behind ``node``. It does not see what is saved through
-    `saved_tensors_hooks`, in a checkpoint for instance, nor what a further node saves.
+    `saved_tensors_hooks`, in a checkpoint for instance, nor what a further node saves, nor
+    tensors without memory of their own.
 
     Args:
         tensor: may be one that shares its memory with the saved one.
         node: where the graph ends, None if there is no graph.
     """
-    storage = tensor.untyped_storage().data_ptr()
+    memory = _memory_of(tensor)
     seen: set[Node] = set()
     queue = deque([] if node is None else [node])
     while queue and len(seen) < REACH:
@@ -35,12 +37,19 @@ def is_needed_by(tensor: Tensor, node: Node | None) -> bool:
             continue
         seen.add(node)
         try:
-            if any(saved.untyped_storage().data_ptr() == storage for saved in _saved_by(node)):
+            if any(_memory_of(saved) == memory != NO_MEMORY for saved in _saved_by(node)):
                 return True
         except RuntimeError:  # freed by its backward, and so is what lies behind
             continue
         queue.extend(parent for parent, _ in node.next_functions if parent is not None)
     return False
+
+
+def _memory_of(tensor: Tensor) -> int:
+    try:
+        return tensor.untyped_storage().data_ptr()
+    except RuntimeError:  # a subclass that wraps other tensors, as sharded parameters do
+        return NO_MEMORY
 
 
 @functools.cache
@@ -51,9 +60,13 @@ def _names_of_saved(kind: type) -> list[str]:
 def _saved_by(node: Node) -> Iterator[Tensor]:
     """The tensors that a node saves; raises RuntimeError if they were freed."""
     for name in _names_of_saved(type(node)):
-        raw = getattr(node, name)
-        if any(getattr(each, "unpack_hook", None) for each in (raw if isinstance(raw, tuple) else (raw,))):
+        if any(getattr(raw, "unpack_hook", None) for raw in _as_tuple(getattr(node, name))):
             continue  # to unpack it could mean to compute a checkpoint anew
-        public = name.removeprefix("_raw" if hasattr(node, name.removeprefix("_raw")) else "_raw_")
-        saved: Any = getattr(node, public)
-        yield from (each for each in (saved if isinstance(saved, tuple) else (saved,)) if each is not None)
+        public = name.removeprefix("_raw")
+        # an autograd Function written in Python has `saved_tensors`, without the underscore
+        saved = getattr(node, public if hasattr(node, public) else public.removeprefix("_"))
+        yield from (each for each in _as_tuple(saved) if each is not None)
+
+
+def _as_tuple(value: Any) -> tuple[Any, ...]:
+    return value if isinstance(value, tuple) else (value,)

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import MappingProxyType
-from typing import Any, NoReturn, Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -16,16 +16,16 @@ from .cells import Cell
 from .changes import changes_of, joint_bounds, make_all, warn_stuck
 from .checks import require, require_finite
 from .discovery import Choice, announce, build_cells, find_cells
-from .errors import HomeostasisError
 from .following import Release, at_end, step_after
 from .settings import CellState, Settings, Target, check_target
-from .slots import Slot, unchanged_on_error
+from .slots import unchanged_on_error
+from .state import NoCopy
 from .units import Unit, require_no_waiting_graph
 
 __all__ = ["Homeostasis"]
 
 
-class Homeostasis(nn.Module, ABC):
+class Homeostasis(NoCopy, nn.Module, ABC):
     """Base of the rules, and the object that users hold.
 
     A forward hook on each neuron hands its spikes to the rate estimator of its cell. The
@@ -180,10 +180,8 @@ class Homeostasis(nn.Module, ABC):
         No parameter is touched then. An interruption leaves all parameters as they were, or
         all of them updated.
         """
-        owners: dict[Slot, Unit] = {}
-        for unit in self._units():
-            if unit.active:
-                owners = dict.fromkeys(unit.all_slots, unit) | owners
+        active = [unit for unit in self._units() if unit.active]
+        owners = {slot: unit for unit in reversed(active) for slot in unit.all_slots}
         changes = changes_of(owners)
         changed = [(owners[slot], change) for change in changes for slot in change.slots]
         require_no_waiting_graph(changed)
@@ -254,18 +252,6 @@ class Homeostasis(nn.Module, ABC):
         self._selected([name])
         self._releases.pop(name)()
         del self.units[_key(name)]
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> NoReturn:
-        self._refuse_copy("copied")
-
-    def __reduce__(self) -> NoReturn:
-        self._refuse_copy("pickled")
-
-    def _refuse_copy(self, how: str) -> NoReturn:
-        raise HomeostasisError(
-            f"`{type(self).__name__}` should not be {how}: it holds hooks on the modules of one model. "
-            "Attach a new one to the other model and load this one's `state_dict()` into it."
-        )
 
     def _units(self) -> Iterator[Unit]:
         for unit in self.units.values():

@@ -3,12 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
 
-__all__ = ["StepCount", "TensorState"]
+from .errors import HomeostasisError
+
+__all__ = ["NoCopy", "StepCount", "TensorState"]
+
+
+class NoCopy:
+    """What holds hooks on one model, and can be neither copied nor pickled."""
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> NoReturn:
+        self._refuse("copied")
+
+    def __reduce__(self) -> NoReturn:
+        self._refuse("pickled")
+
+    def _refuse(self, how: str) -> NoReturn:
+        raise HomeostasisError(
+            f"`{type(self).__name__}` should not be {how}: it holds hooks on the modules of one model. "
+            "Attach a new one to the other model and load this one's `state_dict()` into it."
+        )
 
 
 class StepCount:

@@ -144,8 +144,9 @@ class SpikeTap:
         self._checked_shape = shape
 
     def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-        if torch.compiler.is_dynamo_compiling():
-            self._trace(module, args, kwargs, output)
+        if torch.compiler.is_compiling():
+            if torch.compiler.is_dynamo_compiling():  # an export is not observed
+                self._trace(module, args, kwargs, output)
             return
         if module is not self.module:
             _refuse_replica(module)
@@ -164,11 +165,7 @@ class SpikeTap:
         spikes = seen.detach() if seen.requires_grad else seen
         if spikes.shape != self._shape and not self._fit(spikes):
             return
-        buffers = module._buffers
-        factor = buffers.get("graded_spikes_factor")
-        if factor is not self._factor or (factor is not None and factor._version != self._factor_version):
-            self._look_at_factor()
-        if not self._is_binary:
+        if not self._is_binary(module):
             spikes = spikes != 0
         for listener in self._listeners:
             try:
@@ -176,7 +173,7 @@ class SpikeTap:
             except RuntimeError:
                 self._record_anew(listener, spikes)
         self._last = spikes
-        self._membrane = buffers.get("mem")
+        self._membrane = module._buffers.get("mem")
         if self._membrane is None:
             self._node = seen.grad_fn
         self.frozen = False
@@ -185,8 +182,7 @@ class SpikeTap:
         spikes = seen.detach()
         if spikes.numel() == 0 or (spikes.shape[1:] != self._shape and not self._fit(spikes[0])):
             return
-        self._look_at_factor()
-        self._hand_on(spikes)
+        self._hand_on(spikes if self._is_binary(module) else spikes != 0)
         self._last = spikes[-1].clone()  # not the whole sequence
         self._membrane = self._read_membrane(module, inputs, output)
         self._node = seen.grad_fn
@@ -201,14 +197,12 @@ class SpikeTap:
         seen = self._read(module, output)
         spikes = (seen[0].unsqueeze(0) if isinstance(seen, tuple) else seen).detach()
         if spikes.numel() > 0:
-            self._hand_on(spikes)
+            self._hand_on(spikes != 0)  # whatever the factor; the compiler makes it one with the count
             self._last = spikes[-1] if isinstance(seen, tuple) else spikes[-1].clone()
             self._membrane = self._read_membrane(module, _first(args, kwargs), output)
             self.frozen = False
 
     def _hand_on(self, spikes: Tensor) -> None:
-        if not self._is_binary:
-            spikes = spikes != 0
         for listener in self._listeners:
             listener.update(spikes)
 
@@ -229,11 +223,17 @@ class SpikeTap:
         listener.fit(spikes)
         listener.record(spikes)
 
+    def _is_binary(self, module: nn.Module) -> bool:
+        """Whether every spike is 1; waits for the device only where the factor was changed."""
+        factor = module._buffers.get("graded_spikes_factor")
+        if factor is not self._factor or (factor is not None and factor._version != self._factor_version):
+            self._look_at_factor()
+        return self._has_binary_factor
+
     def _look_at_factor(self) -> None:
-        factor: Tensor | None = getattr(self.module, "graded_spikes_factor", None)
-        self._is_binary = binary_factor(factor)
+        self._has_binary_factor = binary_factor(getattr(self.module, "graded_spikes_factor", None))
         self._factor = self.module._buffers.get("graded_spikes_factor")
-        self._factor_version = -1 if factor is None else factor._version
+        self._factor_version = -1 if self._factor is None else self._factor._version
 
     def _unhook(self) -> None:
         if self._handle is not None:

@@ -82,8 +82,7 @@ class Unit(nn.Module):
         self._tune()
 
     def _tune(self) -> None:
-        tap = self.cell.neuron
-        (tap.listen if self.training and not self._pauses else tap.unlisten)(self.rate)
+        self.cell.tune(self.rate, is_on=self.training and not self._pauses)
 
     def observed_rate(self) -> Tensor:
         """The estimate ``[B, *N]``.

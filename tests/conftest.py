@@ -28,6 +28,7 @@ def _fresh_seed_and_device():
     # a default device is a mode, under which snntorch itself does not compile
     with torch.device(DEVICE) if DEVICE.type != "cpu" else nullcontext():
         yield
+    torch.set_default_dtype(torch.float32)
     snn.SpikingNeuron.instances.clear()
 
 

@@ -73,6 +73,7 @@ NETS = {
 # what the compiler has to say about the membranes and surrogates of plain snntorch nets
 pytestmark = [
     pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning"),
+    pytest.mark.filterwarnings("ignore:Using .torch.compile.* when there are global hooks:UserWarning"),
     pytest.mark.filterwarnings("ignore:.*Function.*should not be instantiated:DeprecationWarning"),
 ]
 
@@ -188,6 +189,22 @@ def test_attaching_after_the_first_compiled_call_is_explained():
     torch.compiler.reset()
     with torch.no_grad():
         fast(spikes(4, 6))
+    homeostasis.step()
+
+
+@pytest.mark.filterwarnings("ignore:The tensor attribute:UserWarning")
+def test_an_export_is_not_observed():
+    net = nn.Sequential(nn.Linear(6, 8), leaky(surrogate_disable=True))
+    homeostasis = LinearHomeostasis(0.02, 0.2).attach(net)
+    x = spikes(4, 6)
+    with torch.no_grad():
+        net(x)
+        torch.export.export(net, (x,), strict=False)
+    assert homeostasis.units["1"].rate.steps == 1
+    homeostasis.clear()
+    utils.reset(net)
+    with torch.no_grad():
+        net(x)
     homeostasis.step()
 
 

@@ -184,13 +184,30 @@ def test_state_made_in_a_mode_works_outside_of_it(mode, rate):
     with mode():
         present(net)
         homeostasis.step()
-        homeostasis.load_state_dict(homeostasis.state_dict())
         present(net, batch=2)
         homeostasis()
     present(net, batch=2)
+    with mode():
+        homeostasis.load_state_dict(homeostasis.state_dict())
+    present(net, batch=2)
     net(spikes(2, 6)).sum().backward()
     homeostasis.step()
-    assert homeostasis.units["1"].rate.steps == 10
+    assert homeostasis.units["1"].rate.steps == 13
+
+
+@pytest.mark.parametrize("rate", [CumulativeRate, functools.partial(ExponentialRate, 20.0)])
+def test_a_loaded_estimate_of_another_batch_is_carried_over(rate):
+    saved, loaded = attached(rate=rate), attached(rate=rate)
+    present(saved[0])
+    present(loaded[0], batch=1)
+    loaded[1].load_state_dict(saved[1].state_dict())
+    before = loaded[1].rates()["1"]
+    present(loaded[0], batch=1, steps=1)
+    state = loaded[1].units["1"].rate
+    assert state.rate.shape == (1, 8)
+    fired = loaded[1].cells["1"].neuron.spike.float()[0]
+    weight = 1 / 4 if rate is CumulativeRate else (1 - state.decay) / (1 - state.decay**4)
+    torch.testing.assert_close(state.rate[0], before + weight * (fired - before))
 
 
 def test_vmap_is_refused():

@@ -44,6 +44,7 @@ def test_a_whole_step_stays_on_the_device(param, dtype, rate, bounds):
     for batch in (4, 4, 2):
         with torch.no_grad():
             net(torch.empty(batch, 1, 6, 6, device="meta", dtype=dtype))
+        assert {tensor.device.type for tensor in rule.buffers()} == {"meta"}
     rule.step()
     rule.step(0.3)
     devices = {tensor.device.type for tensor in rule.buffers()} | {p.device.type for p in net.parameters()}
@@ -58,6 +59,7 @@ def test_a_model_moved_after_attach_takes_its_estimates_along(rate):
     rule = LinearHomeostasis(0.02, torch.full((8,), 0.2), rate=rate).attach(net)
     net(torch.rand(4, 6))
     rule.to("meta")
+    assert {tensor.device.type for tensor in rule.buffers()} == {"meta"}
     net.to("meta")
     with torch.no_grad():
         net(torch.rand(4, 6, device="meta"))

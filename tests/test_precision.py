@@ -25,7 +25,7 @@ def test_training_under_autocast():
         before = net[0].weight.detach().clone()
         optimizer.step()
         optimizer.zero_grad()
-        assert net[0].weight.dtype == torch.float32
+        assert net[0].weight.dtype == torch.get_default_dtype()
         assert not torch.equal(net[0].weight, before)
     assert homeostasis.rates()["1"].dtype == torch.float32
     torch.testing.assert_close(homeostasis.rates()["1"].double(), recount.rate)

@@ -8,7 +8,15 @@ import torch
 
 from snn_homeostasis import ArgumentError, CumulativeRate, ExponentialRate, NoSpikesError, WindowedRate
 
+
+class FoldingRate(CumulativeRate):
+    """Folds its counts as others do after millions of steps."""
+
+    fold_after = 4
+
+
 ESTIMATORS = {
+    "folding": FoldingRate,
     "cumulative": CumulativeRate,
     "exponential": functools.partial(ExponentialRate, tau=7.5),
     "windowed": functools.partial(WindowedRate, 6),
@@ -19,6 +27,7 @@ def weights(name: str, steps: int) -> list[float]:
     """The weight that the definition gives each of the last ``steps`` steps, oldest first."""
     ages = range(steps - 1, -1, -1)
     raw = {
+        "folding": [1.0 for _ in ages],
         "cumulative": [1.0 for _ in ages],
         "exponential": [math.exp(-age / 7.5) for age in ages],
         "windowed": [float(age < 6) for age in ages],
@@ -82,6 +91,27 @@ def test_estimate_survives_a_change_of_batch_size(name):
         expected = torch.cat([past.expand(-1, chunk.shape[1], -1), chunk])
     assert rate.steps == 12
     torch.testing.assert_close(rate.rate.double(), recount(name, expected), rtol=1e-6, atol=1e-7)
+
+
+@estimators
+def test_recording_single_steps_is_updating_with_them(name):
+    recorded, updated = ESTIMATORS[name](), ESTIMATORS[name]()
+    for batch in (4, 2, 1, 4):
+        recorded.fit(some_spikes(batch, 5))
+        for step in some_spikes(7, batch, 5):
+            recorded.record(step)
+            updated.update(step.unsqueeze(0))
+    assert recorded.steps == updated.steps == 28
+    torch.testing.assert_close(recorded.rate, updated.rate)
+
+
+@pytest.mark.parametrize("take", [CumulativeRate.record, lambda rate, step: rate.update(step.unsqueeze(0))])
+def test_counts_are_folded_before_they_are_too_large_for_float32(take):
+    rate = FoldingRate()
+    for _ in range(30):
+        take(rate, torch.ones(2, 3))
+        assert rate.count.max() <= FoldingRate.fold_after
+    torch.testing.assert_close(rate.rate, torch.ones(2, 3, dtype=torch.float32))
 
 
 @estimators

@@ -236,6 +236,16 @@ def test_pauses_take_the_hooks_off_and_nest():
     assert homeostasis.units["1"].rate.steps == 2
 
 
+def test_what_is_removed_in_a_pause_stays_removed():
+    net = linear()
+    homeostasis = LinearHomeostasis(0.02, 0.2).attach(net)
+    unit = homeostasis.units["1"]
+    with homeostasis.pause():
+        homeostasis.remove()
+    unit.train()
+    assert not any(module._forward_hooks for module in net.modules())
+
+
 # --- forwards that run twice -------------------------------------------------------------------
 
 
