@@ -4,11 +4,13 @@ import contextlib
 import dataclasses
 import random
 import warnings
+from collections import deque
 
 import numpy as np
 import pytest
 import snntorch as snn
 import torch
+from snntorch import utils
 from torch import nn
 from zoo import STEPS, ZOO, Loop, leaky
 from zoo.animals import images, one_step, steps
@@ -195,6 +197,7 @@ class Raising(Loop):
         super().__init__()
         self.fc, self.bn, self.lif = nn.Linear(4, 5), nn.BatchNorm1d(5), leaky()
         self.count, self.seen, self.trace = 0, {"inputs": []}, torch.zeros(3)
+        self.line, self.table, self.dice = deque([torch.zeros(2)]), np.zeros(3), torch.Generator()
         self.register_buffer("mean", torch.zeros(4))
 
     def step(self, x):
@@ -203,6 +206,10 @@ class Raising(Loop):
             self.fc.weight.mul_(2.0)
             self.mean.add_(1.0)
             self.trace.add_(1.0)
+            self.line[0].add_(1.0)
+        self.line.append(x)
+        self.table += 1
+        torch.rand(1, generator=self.dice)
         self.count += 1
         self.seen["inputs"].append(x)
         self.late = nn.Linear(2, 2)
@@ -217,13 +224,17 @@ class Raising(Loop):
 
 def test_everything_is_as_it_was_after_an_exception():
     model, example = Raising(), torch.rand(2, 3, 4)
-    before, kept = state_of(model), example.clone()
+    before, kept, dice = state_of(model), example.clone(), model.dice.get_state()
     with pytest.raises(KeyError, match="in the middle") as error:
         find_cells(model, example)
     assert "Raised by the model while it ran on `example`" in error.value.__notes__[0]
     assert_same(state_of(model), before)
     assert model.seen == {"inputs": []}
     assert model.trace.eq(0).all()
+    assert len(model.line) == 1
+    assert model.line[0].eq(0).all()
+    assert (model.table == 0).all()
+    assert torch.equal(model.dice.get_state(), dice)
     assert torch.equal(example, kept)
 
 
@@ -254,7 +265,64 @@ def test_batch_of_the_example_may_differ_from_the_last_one():
     assert len(find_cells(net, torch.rand(2, 6))) == 2
 
 
+def test_neurons_of_other_models_keep_their_membranes():
+    other = leaky()
+    other(torch.rand(2, 3))
+    membrane = other.mem
+    model = quickstart()
+    model.register_forward_pre_hook(lambda *_: utils.reset(model))  # it resets every neuron there is
+    find_cells(model, one_step())
+    assert other.mem is membrane
+
+
+class Plastic(nn.Module):
+    """Learns by a local rule in its forward, and is made for `no_grad`."""
+
+    def __init__(self):
+        super().__init__()
+        self.fc, self.lif = nn.Linear(6, 6), leaky()
+
+    def forward(self, x):
+        spikes = self.lif(self.fc(x))
+        self.fc.weight += 0.01 * spikes.T @ x
+        return spikes
+
+
+def test_a_model_made_for_no_grad():
+    model = Plastic()
+    weight = model.fc.weight.clone()
+    with torch.no_grad(), pytest.warns(HomeostasisWarning, match="taken on trust"):
+        assert [each.layer for each in find_cells(model, one_step())] == ["fc"]
+    assert torch.equal(model.fc.weight, weight)
+    with pytest.raises(RuntimeError, match="in-place"):
+        find_cells(model, one_step())
+
+
+def test_a_forward_that_is_a_generator_is_run_to_its_end():
+    class Generating(ExplicitMembranes):
+        def forward(self, x):
+            yield from super().forward(x)
+
+    assert len(find_cells(Generating(), steps())) == 2
+
+
 # ---- choices
+
+
+def test_second_names_of_modules_mean_the_modules():
+    model = ExplicitMembranes()
+    model.again, model.same = model.lif2, model.fc2
+    assert [each.name for each in find_cells(model, steps(), exclude="same")] == ["lif1"]
+    found = find_cells(model, steps(), pairs={"again": "same"})
+    assert [(each.neuron, each.layer) for each in found] == [("lif1", "fc1"), ("lif2", "fc2")]
+
+
+def test_says_which_layers_have_nothing_to_regulate():
+    model = Residual()
+    model.shortcut.bias = None
+    with pytest.warns(HomeostasisWarning, match="Left out: `shortcut`, with no bias"):
+        homeostasis = LinearHomeostasis(0.1, 0.1, "bias").attach(model, images())
+    assert list(homeostasis.cells) == ["lif:conv", "out"]
 
 
 def test_pairs_settle_a_neuron_and_the_rest_is_found():
