@@ -95,7 +95,8 @@ def _unfollowed(watch: Watch, seen: Seen) -> str:
 
 def _drivers(watch: Watch, path: str, seen: Seen) -> list[Link]:
     """The layers that reach a neuron, with what is known of each."""
-    first, last = _align(watch, path, seen.first), _align(watch, path, seen.last)
+    first = _align(watch, path, seen.first)
+    last = first if seen.last == seen.first else _align(watch, path, seen.last)
     aligned = {key: Alignment.of_all([first[key], last[key]]) for key in first}
     idle = {key for key, each in aligned.items() if each.slope == 0.0 and each.problem is None}
     moving = any(each.slope for each in aligned.values())
