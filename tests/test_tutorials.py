@@ -14,6 +14,7 @@ FOLDER = Path(__file__).parent.parent / "tutorials"
 SAYS = {
     "01_rescue_a_silent_network": "calibrated, rule on",
     "03_homeostasis_with_stdp": "neurons used",
+    "04_delays": "volleys, too many",
     "05_extend_it": "your rule",
 }
 
