@@ -247,7 +247,7 @@ def draw() -> Figure:
 def draw_scores(axes: Axes) -> None:
     for place, name in enumerate(NETS):
         scores = torch.tensor([100 * trained[seed, name].accuracy for seed in args.seeds])
-        axes.bar(place, scores.mean(), color="tab:blue" if name == LEARNT else "lightgray")
+        axes.bar(place, scores.mean().item(), color="tab:blue" if name == LEARNT else "lightgray")
         axes.plot([place] * len(scores), scores, "ko", markersize=4)
     axes.axhline(100 / len(LAGS), color="black", linestyle=":", linewidth=1, label="chance")
     axes.set(title="a  Which lag was it? (dots: seeds)", ylabel="test accuracy [%]", ylim=(0, 100))
