@@ -40,12 +40,12 @@ from snn_homeostasis import (
 parser = argparse.ArgumentParser(description="Attach homeostasis to a model of your own.")
 parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
 parser.add_argument("--epochs", type=int, default=6)
-parser.add_argument("--rounds", type=int, default=160, help="of each choice")
+parser.add_argument("--rounds", type=int, default=120, help="of each choice")
 parser.add_argument("--output", type=Path, default=Path("02_attach_to_your_model.png"), help="the figure")
-parser.add_argument("--quick", action="store_true", help="one seed, one epoch, 20 rounds")
+parser.add_argument("--quick", action="store_true", help="one seed, one epoch, 8 rounds")
 args, _ = parser.parse_known_args()  # a notebook has arguments of its own
 if args.quick:
-    args.seeds, args.epochs, args.rounds = args.seeds[:1], 1, 20
+    args.seeds, args.epochs, args.rounds = args.seeds[:1], 1, 8
 
 torch.set_num_threads(1)  # the matrices are too small to share
 
@@ -96,8 +96,8 @@ class ConvNet(nn.Module):
 #
 # `attach(net, example)` runs the model once on the example, follows the data from each layer to each
 # neuron, and leaves the model as it was. A cell bears the name of its neuron. One object can
-# attach several times: `include=` picks the cells, and any setting may differ between them. Here the first layer, which
-# sees the image itself, may fire twice as much.
+# attach several times: `include=` picks the cells, and any setting may differ between them. Here the
+# first layer, which sees the image itself, may fire twice as much.
 
 # %%
 recent = functools.partial(ExponentialRate, tau=5 * STEPS)  # remembers about five batches
@@ -257,9 +257,9 @@ print(f"Rates as well: {torch.equal(layer_means(going[2]), layer_means(resumed[2
 # %% [markdown]
 # ## What to choose
 #
-# Now without learning: only images and the rule on the biases. Half-way all images become four times
-# darker, as they might when a camera is changed. A good choice comes to the target soon, comes back soon, and is calm.
-# The rates here are counted anew for each batch, over all neurons; the library's estimate is what the rule sees.
+# Now without learning: only images and the rule on the biases. Half-way the images are inverted, from
+# white ink on black to black ink on white. A good choice comes to the target soon, comes back soon,
+# and is calm. The rates shown are counted by hand, batch by batch; the rule sees its own estimate.
 
 
 # %%
@@ -271,17 +271,17 @@ class Choice(NamedTuple):
 
 
 @torch.no_grad()
-def follow_dimming(choice: Choice) -> Tensor:
-    """The mean rate of the output neurons in each batch."""
+def follow_inversion(choice: Choice) -> Tensor:
+    """The rate of each output neuron in each batch."""
     torch.manual_seed(0)
     net, rates = ConvNet(), []
     homeostasis = LinearHomeostasis(choice.plasticity, 0.1, "bias", rate=choice.rate).attach(net, train_x[:2])
     for round_ in range(args.rounds):
-        brightness = 1.0 if round_ < args.rounds // 2 else 0.25
+        x = train_x[torch.randint(len(train_x), (BATCH,))]
         if choice.clear:
             homeostasis.clear()
-        counts = net(brightness * train_x[torch.randint(len(train_x), (BATCH,))])
-        rates.append(counts.mean() / STEPS)
+        counts = net(x if round_ < args.rounds // 2 else 1 - x)
+        rates.append(counts.mean(0) / STEPS)
         if round_ % choice.every == choice.every - 1:
             homeostasis.step()
     return torch.stack(rates)
@@ -289,9 +289,9 @@ def follow_dimming(choice: Choice) -> Tensor:
 
 CHOICES = {
     "d  How large a λ": {
-        "λ = 0.001: slow": Choice(plasticity=0.001),
+        "λ = 0.003: slow": Choice(plasticity=0.003),
         "λ = 0.01": Choice(),
-        "λ = 0.1: swings": Choice(plasticity=0.1),
+        "λ = 0.4: swings": Choice(plasticity=0.4),
     },
     "e  Which estimate (λ = 0.01)": {
         "CumulativeRate()": Choice(rate=CumulativeRate),
@@ -306,14 +306,14 @@ CHOICES = {
     },
 }
 names = [(title, name) for title, choices in CHOICES.items() for name in choices]
-dimmed = {key: follow_dimming(CHOICES[key[0]][key[1]]) for key in tqdm(names, unit="choice")}
+inverted = {key: follow_inversion(CHOICES[key[0]][key[1]]) for key in tqdm(names, unit="choice")}
 
 # %%
 LATE = args.rounds // 4  # the second half of each half
-print(f"\n{'root mean square error of the rate':<64}{'before dimming':>16}{'after':>10}")
-for (title, name), rates in dimmed.items():
+print(f"\n{'root mean square error of a neuron's rate':<64}{'before inversion':>18}{'after':>10}")
+for (title, name), rates in inverted.items():
     before, after = ((half[-LATE:] - 0.1).square().mean().sqrt() for half in rates.chunk(2))
-    print(f"{title[3:]:<34}{name:<30}{before:>16.3f}{after:>10.3f}")
+    print(f"{title[3:]:<34}{name:<30}{before:>18.3f}{after:>10.3f}")
 
 # %% [markdown]
 # ## The picture
@@ -356,10 +356,10 @@ def draw_accuracy(axes: Axes) -> None:
 
 def draw_choice(axes: Axes, title: str, group: list[str]) -> None:
     for name in group:
-        axes.plot(dimmed[title, name], label=name, linewidth=1.3)
+        axes.plot(inverted[title, name].mean(1), label=name, linewidth=1.3)
     axes.axhline(0.1, color="black", linestyle="--", linewidth=1, label="target")
     axes.axvline(args.rounds // 2, color="black", linewidth=1)
-    axes.text(args.rounds // 2, 0.01, " images dimmed", va="bottom")
+    axes.text(args.rounds // 2, 0.01, " images\n inverted", va="bottom")
     axes.set(title=title, xlabel="batches seen", ylabel="rate of the output [spikes per step]", ylim=(0, 0.4))
     axes.legend(loc="upper right", fontsize=8)
 
