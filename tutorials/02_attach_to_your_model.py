@@ -310,7 +310,7 @@ inverted = {key: follow_inversion(CHOICES[key[0]][key[1]]) for key in tqdm(names
 
 # %%
 LATE = args.rounds // 4  # the second half of each half
-print(f"\n{'root mean square error of a neuron's rate':<64}{'before inversion':>18}{'after':>10}")
+print(f"\n{'root mean square error of the rate of a neuron':<64}{'before inversion':>18}{'after':>10}")
 for (title, name), rates in inverted.items():
     before, after = ((half[-LATE:] - 0.1).square().mean().sqrt() for half in rates.chunk(2))
     print(f"{title[3:]:<34}{name:<30}{before:>18.3f}{after:>10.3f}")
@@ -346,7 +346,7 @@ def draw_rates(axes: Axes, rates: Tensor, title: str) -> None:
 
 def draw_accuracy(axes: Axes) -> None:
     for name, colour in COLOURS.items():
-        curves = torch.tensor([[100 * score for score in courses[seed, name].accuracy] for seed in args.seeds])
+        curves = 100 * torch.tensor([courses[seed, name].accuracy for seed in args.seeds])
         axes.plot(curves.T, color=colour, linewidth=0.7, alpha=0.5)
         axes.plot(curves.mean(0), color=colour, linewidth=3, label=name)
     axes.set(title="c  Thin: each seed, thick: mean", xlabel="epochs", ylabel="test accuracy [%]")

@@ -184,7 +184,7 @@ def inputs(case: Case, step: int) -> Tensor:
 
 
 class Course(NamedTuple):
-    """By windows of 96 steps, six volleys: the rate, and mean and spread of the delays; and what was warned of."""
+    """By windows of 96 steps, six volleys: the rate, and the delays; and whether there was a warning."""
 
     rate: Tensor
     delay: Tensor
