@@ -257,9 +257,8 @@ print(f"Rates as well: {torch.equal(layer_means(going[2]), layer_means(resumed[2
 # %% [markdown]
 # ## What to choose
 #
-# Now without learning: only images and the rule on the biases. Half-way the images are inverted, from
-# white ink on black to black ink on white. A good choice comes to the target soon, comes back soon,
-# and is calm. The rates shown are counted by hand, batch by batch; the rule sees its own estimate.
+# Now without learning: only images and the rule on the biases. Half-way the target is doubled: `step(0.2)` takes another target for that call. A good choice comes
+# to the target soon, follows it soon, and is calm. The rates shown are counted by hand, batch by batch; the rule sees its own estimate.
 
 
 # %%
@@ -271,20 +270,23 @@ class Choice(NamedTuple):
 
 
 @torch.no_grad()
-def follow_inversion(choice: Choice) -> Tensor:
+def follow_target(choice: Choice) -> Tensor:
     """The rate of each output neuron in each batch."""
     torch.manual_seed(0)
     net, rates = ConvNet(), []
     homeostasis = LinearHomeostasis(choice.plasticity, 0.1, "bias", rate=choice.rate).attach(net, train_x[:2])
     for round_ in range(args.rounds):
-        x = train_x[torch.randint(len(train_x), (BATCH,))]
         if choice.clear:
             homeostasis.clear()
-        counts = net(x if round_ < args.rounds // 2 else 1 - x)
+        counts = net(train_x[torch.randint(len(train_x), (BATCH,))])
         rates.append(counts.mean(0) / STEPS)
         if round_ % choice.every == choice.every - 1:
-            homeostasis.step()
+            homeostasis.step(target_at(round_))
     return torch.stack(rates)
+
+
+def target_at(round_: int) -> float:
+    return 0.1 if round_ < args.rounds // 2 else 0.2
 
 
 CHOICES = {
@@ -306,14 +308,16 @@ CHOICES = {
     },
 }
 names = [(title, name) for title, choices in CHOICES.items() for name in choices]
-inverted = {key: follow_inversion(CHOICES[key[0]][key[1]]) for key in tqdm(names, unit="choice")}
+followed = {key: follow_target(CHOICES[key[0]][key[1]]) for key in tqdm(names, unit="choice")}
 
 # %%
 LATE = args.rounds // 4  # the second half of each half
-print(f"\n{'root mean square error of the rate of a neuron':<64}{'before inversion':>18}{'after':>10}")
-for (title, name), rates in inverted.items():
-    before, after = ((half[-LATE:] - 0.1).square().mean().sqrt() for half in rates.chunk(2))
-    print(f"{title[3:]:<34}{name:<30}{before:>18.3f}{after:>10.3f}")
+print(f"\n{'root mean square error of the rate of a neuron':<64}{'target 0.1':>14}{'target 0.2':>14}")
+for (title, name), rates in followed.items():
+    errors = [half[-LATE:] - target for half, target in zip(rates.chunk(2), (0.1, 0.2), strict=True)]
+    print(
+        f"{title[3:]:<34}{name:<30}" + "".join(f"{error.square().mean().sqrt():>14.3f}" for error in errors)
+    )
 
 # %% [markdown]
 # ## The picture
@@ -356,12 +360,11 @@ def draw_accuracy(axes: Axes) -> None:
 
 def draw_choice(axes: Axes, title: str, group: list[str]) -> None:
     for name in group:
-        axes.plot(inverted[title, name].mean(1), label=name, linewidth=1.3)
-    axes.axhline(0.1, color="black", linestyle="--", linewidth=1, label="target")
-    axes.axvline(args.rounds // 2, color="black", linewidth=1)
-    axes.text(args.rounds // 2, 0.01, " images\n inverted", va="bottom")
+        axes.plot(followed[title, name].mean(1), label=name, linewidth=1.3)
+    targets = [target_at(round_) for round_ in range(args.rounds)]
+    axes.plot(targets, color="black", linestyle="--", linewidth=1, label="target")
     axes.set(title=title, xlabel="batches seen", ylabel="rate of the output [spikes per step]", ylim=(0, 0.4))
-    axes.legend(loc="upper right", fontsize=8)
+    axes.legend(loc="upper left", fontsize=8)
 
 
 figure = draw()
