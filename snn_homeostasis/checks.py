@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from .errors import ArgumentError, HomeostasisWarning, NonFiniteError
+from .sharded import local
 
 __all__ = ["require", "require_finite", "warn"]
 
@@ -36,11 +37,14 @@ def require(
         raise ArgumentError(f"`{name}` should {expected}. Found {seen}. {remedy}")
 
 
-def require_finite(tensors: Sequence[tuple[str, str, Tensor | None]]) -> None:
+def require_finite(
+    tensors: Sequence[tuple[str, str, Tensor | None]], agree: Callable[[Tensor], Tensor] | None = None
+) -> None:
     """Raise `NonFiniteError` if a tensor holds NaN or infinity; waits for the device once.
 
     Args:
         tensors: name of the cell, what it is, and the tensor; None is left out.
+        agree: makes flags false that are false in another process.
 
     Raises:
         NonFiniteError: naming every cell with such a tensor.
@@ -49,7 +53,8 @@ def require_finite(tensors: Sequence[tuple[str, str, Tensor | None]]) -> None:
     if not present:
         return
     device = present[0][2].device
-    flags = torch.stack([tensor.isfinite().all().to(device) for _, _, tensor in present]).tolist()
+    fine = torch.stack([local(tensor).isfinite().all().to(device) for _, _, tensor in present])
+    flags = (fine if agree is None else agree(fine)).tolist()
     wrong = [f"{cell!r} ({what})" for (cell, what, _), fine in zip(present, flags, strict=True) if not fine]
     if wrong:
         raise NonFiniteError(

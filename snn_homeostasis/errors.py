@@ -8,6 +8,7 @@ __all__ = [
     "HomeostasisWarning",
     "NoSpikesError",
     "NonFiniteError",
+    "ProcessMismatchError",
     "RemovedCellError",
     "UnpairedNeuronError",
     "UnsupportedLayerError",
@@ -41,6 +42,10 @@ class NoSpikesError(HomeostasisError, RuntimeError):
 
 class NonFiniteError(HomeostasisError, RuntimeError):
     """A rate, a membrane or an update is NaN or infinite."""
+
+
+class ProcessMismatchError(HomeostasisError, RuntimeError):
+    """Processes that train one model are not at the same point, or one is gone."""
 
 
 class RemovedCellError(HomeostasisError, RuntimeError):

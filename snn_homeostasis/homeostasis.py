@@ -14,10 +14,13 @@ from torch import Tensor, nn
 from .cells import Cell
 from .checks import require, require_finite
 from .discovery import build_cells, find_cells, named_cells
-from .errors import HomeostasisError
+from .distributed import AUTO, Alone, Group, check_group, processes_of
+from .errors import HomeostasisError, NonFiniteError, NoSpikesError
 from .settings import CellState, Settings, Target, check_target
+from .sharded import is_sharded
 from .units import Unit, set_bounds
-from .updates import Slot
+from .updates import Parts, Slot
+from .wrappers import group_around, group_of, sharded_modules
 
 __all__ = ["Homeostasis"]
 
@@ -31,16 +34,28 @@ class Homeostasis(nn.Module, ABC):
     the result to the parameter, in place. The model keeps its class, its ``state_dict`` and
     its Parameters, and `remove` leaves no trace.
 
+    Several processes that train one model count as one with all their samples: each `update`
+    sums what they have, in one all-reduce, so every process calls it equally often, if only
+    with an empty batch. That they train one model is told by the wrapper, which is looked for
+    in what is attached, around it when it runs, and in sharded parameters. A process group
+    alone does not tell: processes may as well train models of their own.
+
     Args:
         defaults: the settings of cells that do not override them.
+        process_group: of the processes that share the batch: ``"auto"`` for that of the
+            DistributedDataParallel or `fully_shard` the model is under, None for this process
+            alone, or a group, for models that are kept equal by hand.
     """
 
-    def __init__(self, defaults: Settings) -> None:
+    def __init__(self, defaults: Settings, process_group: Group = AUTO) -> None:
         super().__init__()
         self.defaults = defaults
+        self.process_group = check_group(process_group)
         self.units = nn.ModuleDict()
         self._releases: dict[str, weakref.finalize[Any, Any]] = {}
         self._following: list[weakref.finalize[Any, Any]] = []
+        self._sharded: list[weakref.ref[Any]] = []
+        self._known = Alone()
 
     @abstractmethod
     def parts(self, cell: Cell, state: CellState, rate: Tensor, target: Target) -> tuple[Tensor, Tensor]:
@@ -78,6 +93,7 @@ class Homeostasis(nn.Module, ABC):
         """
         settings = self.defaults.override(overrides)
         self._require_new(name, cell, settings.param)
+        cell.neuron.group = cell.neuron.group or group_of(cell.connection)
         self._share_slots(cell)
         unit = Unit(name, cell, settings)
         unit.train(self.training)
@@ -105,6 +121,8 @@ class Homeostasis(nn.Module, ABC):
             ArgumentError: naming every neuron whose layers lack the param.
         """
         param = self.defaults.override(overrides).param
+        sharded = sharded_modules(model)
+        group = group_around(model)
         found = find_cells(model) if pairs is None else named_cells(model, pairs)
         cells = [
             (each, cell)
@@ -123,7 +141,9 @@ class Homeostasis(nn.Module, ABC):
         for each, cell in cells:
             self._require_new(each.name, cell, param)
         for each, cell in cells:
+            cell.neuron.group = group
             self.register_cell(each.name, cell, **overrides)
+        self._sharded += map(weakref.ref, sharded)
         return self
 
     def forward(self, target: Target | None = None, cells: Iterable[str] | None = None) -> None:
@@ -139,19 +159,23 @@ class Homeostasis(nn.Module, ABC):
             NoSpikesError: if a cell was never observed.
             ArgumentError: for a target that cannot work, or an unknown name.
             NonFiniteError: if a rate or a membrane is not finite. Nothing is written then.
+                With several processes this and NoSpikesError wait for `update`, where all
+                processes raise.
         """
         if target is not None:
             check_target(target)
         units = [unit for unit in self._selected(cells) if unit.active]
-        with torch.no_grad():
+        processes = self._processes()
+        processes.open(self._units())
+        with processes.deferring(NoSpikesError, NonFiniteError), torch.no_grad():
             parts = [self._parts_of(unit, target) for unit in units]
             written = list(zip(units, parts, strict=True))
             require_finite(
-                [(unit.name, "rate", part) for unit, both in written for part in both]
+                [(unit.name, "rate", part) for unit, pairs in written for pair in pairs for part in pair]
                 + [(unit.name, "membrane", unit.cell.neuron.membrane) for unit in units]
             )
-        for unit, (pos, neg) in written:
-            unit.slot.add(pos, neg)
+            for unit, pairs in written:
+                unit.add(*pairs)
 
     def update(self) -> None:
         """Applies every slot to its parameter through its bounds, once, and empties it.
@@ -160,11 +184,15 @@ class Homeostasis(nn.Module, ABC):
 
         Raises:
             NonFiniteError: if a change is not finite. No parameter is touched then.
+            ProcessMismatchError: if processes that train one model differ in their cells.
+                What was pending is dropped in all of them, also when one of them has raised.
         """
+        self._share()
         active = {unit.name for unit in self._units() if unit.active}
         pending = {slot: name for name, slot in self._slots() if slot.pending and name in active}
         deltas = [(slot, slot.delta()) for slot in pending]
-        require_finite([(pending[slot], "update", delta) for slot, delta in deltas])
+        agree = self._known.agree if any(is_sharded(delta) for _, delta in deltas) else None
+        require_finite([(pending[slot], "update", delta) for slot, delta in deltas], agree)
         for slot, delta in deltas:
             slot.commit(delta)
 
@@ -175,7 +203,8 @@ class Homeostasis(nn.Module, ABC):
             target: for this call alone, in place of each cell's own.
             cells: names of the cells to take, all by default.
         """
-        self(target, cells)
+        with self._processes().deferring(Exception):
+            self(target, cells)
         self.update()
 
     def follow(self, optimizer: torch.optim.Optimizer) -> Self:
@@ -193,15 +222,20 @@ class Homeostasis(nn.Module, ABC):
     def rates(self) -> dict[str, Tensor]:
         """The current rate of every cell, mean over the batch: name → ``[*N]``.
 
+        With several processes: of all their samples, as of the last `update`, so that a
+        single process may ask.
+
         Raises:
             NoSpikesError: if a cell was never observed.
         """
-        return {unit.name: unit.observed_rate().mean(0) for unit in self._units()}
+        shared = self._processes().shared
+        return {unit.name: unit.mean_rate(shared) for unit in self._units()}
 
     def clear(self) -> None:
         """Forgets the rate estimates and what is pending in the slots."""
         for unit in self._units():
             unit.rate.reset()
+            unit.joint.reset()
             unit.cell.neuron.membrane = None
         for _, slot in self._slots():
             slot.empty()
@@ -250,9 +284,22 @@ class Homeostasis(nn.Module, ABC):
             require(name in units, "cells", f"name registered cells ({known})", name, "Check the spelling.")
         return [units[name] for name in dict.fromkeys(names)]
 
-    def _parts_of(self, unit: Unit, target: Target | None) -> tuple[Tensor, Tensor]:
-        rate = unit.observed_rate()
-        return self.parts(unit.cell, unit.state, rate, unit.target_for(rate, target))
+    def _parts_of(self, unit: Unit, target: Target | None) -> list[Parts]:
+        return [self.parts(unit.cell, unit.state, *estimate) for estimate in unit.estimates(target)]
+
+    def _processes(self) -> Alone:
+        """Those that share the batch, as far as it is known by now."""
+        group = self.process_group
+        if group == AUTO:
+            group = next((tap.group for cell in self.cells.values() if (tap := cell.neuron).group), None)
+        self._known = processes_of(group, self._known)
+        return self._known
+
+    def _share(self) -> None:
+        for reference in self._sharded:
+            if (module := reference()) is not None:
+                module.reshard()  # a change of gathered parameters would be lost
+        self._processes().share(list(self._units()))
 
     def _share_slots(self, cell: Cell) -> None:
         """Gives tied parameters the one slot that another cell has for them."""

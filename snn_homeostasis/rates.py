@@ -54,6 +54,17 @@ class RateEstimator(TensorState, ABC):
         for name in self._buffers:
             self._buffers[name] = None
 
+    def memory(self, steps: int) -> float:
+        """The weight that the estimate of ``steps`` observed steps has in the current one.
+
+        It and `assume` let processes that share a batch carry the mean of all samples over
+        when its size changes. An estimator that leaves them out carries its own mean.
+        """
+        return 0.0
+
+    def assume(self, rate: Tensor, steps: int) -> None:
+        """Takes over an estimate ``[B, *N]`` of ``steps`` steps in place of its own."""
+
     def require_spikes(self) -> None:
         """Raises `NoSpikesError` before the first update."""
         if not self.steps:
@@ -136,6 +147,14 @@ class CumulativeRate(RateEstimator):
         super().reset()
         self.folded_steps = 0
 
+    def memory(self, steps: int) -> float:
+        return steps / self.steps
+
+    def assume(self, rate: Tensor, steps: int) -> None:
+        self.folded = rate.unsqueeze(0)
+        self.count = torch.zeros_like(self.folded)
+        self.steps = self.folded_steps = steps
+
     def _mean(self) -> Tensor:
         assert self.count is not None
         if self.folded is None:
@@ -202,7 +221,17 @@ class ExponentialRate(RateEstimator):
     def rate(self) -> Tensor:
         self.require_spikes()
         assert self.mean is not None
-        return self.mean[0] / -math.expm1(-self.steps / self.tau)
+        return self.mean[0] / self._gain(self.steps)
+
+    def memory(self, steps: int) -> float:
+        return math.exp((steps - self.steps) / self.tau) * self._gain(steps) / self._gain(self.steps)
+
+    def assume(self, rate: Tensor, steps: int) -> None:
+        self.mean = rate.unsqueeze(0) * self._gain(steps)
+        self.steps = steps
+
+    def _gain(self, steps: int) -> float:
+        return -math.expm1(-steps / self.tau)
 
     @torch.inference_mode(False)
     def _for_batch(self, spikes: Tensor) -> Tensor:
@@ -272,6 +301,18 @@ class WindowedRate(RateEstimator):
         self.require_spikes()
         assert self.total is not None
         return self.total / min(self.steps, self.window)
+
+    def memory(self, steps: int) -> float:
+        # as if what is left of the past were spread evenly over the window
+        filled = min(self.steps, self.window)
+        return max(0, filled - (self.steps - steps)) / filled
+
+    def assume(self, rate: Tensor, steps: int) -> None:
+        filled = min(steps, self.window)
+        self.past = rate.new_zeros((self.window, *rate.shape))
+        self.past[:filled] = rate
+        self.total = rate * filled
+        self.steps = steps
 
     @torch.inference_mode(False)
     def _for_batch(self, spikes: Tensor) -> tuple[Tensor, Tensor]:

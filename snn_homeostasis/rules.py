@@ -12,6 +12,7 @@ from torch import Tensor
 
 from .bounds import UpdateBounds
 from .cells import Cell
+from .distributed import AUTO, Group
 from .homeostasis import Homeostasis
 from .rates import CumulativeRate, RateEstimator
 from .settings import BatchReduction, CellState, Settings, Target
@@ -40,6 +41,8 @@ class LinearHomeostasis(Homeostasis):
         batch_reduction: ``fn(tensor, dim)``, `torch.mean` by default.
         rate: called once per cell, returns its `RateEstimator`.
         bounds: of the regulated parameter; see `snn_homeostasis.bounds`.
+        process_group: of the processes that share the batch, by default that of the wrapper
+            the model is under; see `Homeostasis`.
 
     Raises:
         ArgumentError: for a value that cannot work.
@@ -65,8 +68,9 @@ class LinearHomeostasis(Homeostasis):
         *,
         rate: Callable[[], RateEstimator] = CumulativeRate,
         bounds: UpdateBounds | None = None,
+        process_group: Group = AUTO,
     ) -> None:
-        super().__init__(Settings(plasticity, target, param, batch_reduction, rate, bounds))
+        super().__init__(Settings(plasticity, target, param, batch_reduction, rate, bounds), process_group)
 
     def parts(self, cell: Cell, state: CellState, rate: Tensor, target: Target) -> tuple[Tensor, Tensor]:
         strength = -state.plasticity if state.param == "delay" else state.plasticity

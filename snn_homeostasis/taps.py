@@ -11,6 +11,7 @@ from torch.utils.hooks import RemovableHandle
 
 from .errors import ArgumentError, NoSpikesError
 from .neurons import admit_neuron, binary_factor, membrane_of, spikes_of
+from .wrappers import group_in_forward
 
 __all__ = ["SpikeListener", "SpikeTap"]
 
@@ -39,6 +40,7 @@ class SpikeTap:
         self.calls = 0
         self.frozen_calls = 0
         self.membrane: Tensor | None = None
+        self.group: Any = None  # of the processes that share the batch, as far as it is known
         self._check = check
         self._read = spikes_of.dispatch(type(module))
         self._read_membrane = membrane_of.dispatch(type(module))
@@ -61,6 +63,16 @@ class SpikeTap:
             )
         return self._last[-1] != 0
 
+    @property
+    def neurons(self) -> torch.Size | None:
+        """The shape ``*N`` of the neurons, None before the first call."""
+        return None if self._shape is None else self._shape[2:]
+
+    @property
+    def samples(self) -> int:
+        """The number of samples in the last call; 0 before the first."""
+        return 0 if self._shape is None else self._shape[1]
+
     def open(self) -> None:
         """Puts the hook on the neuron, if it is not there."""
         if self._handle is None:
@@ -76,6 +88,8 @@ class SpikeTap:
         if not module.training:
             self.frozen_calls += 1
             return
+        if self.group is None:
+            self.group = group_in_forward()
         spikes = self._read(module, output)
         if spikes.requires_grad:
             spikes = spikes.detach()

@@ -9,12 +9,15 @@ from .bounds import UpdateBounds
 from .cells import Cell
 from .checks import require, warn
 from .errors import ArgumentError, NoSpikesError
+from .joint import JointRate, Share
 from .neurons import is_inhibited
 from .rates import RateEstimator
-from .settings import CellState, Settings, Target, fit_target
-from .updates import Slot
+from .settings import BatchReduction, CellState, Settings, Target, fit_target
+from .updates import Parts, Slot
 
-__all__ = ["Unit", "set_bounds"]
+__all__ = ["Unit", "is_sum", "set_bounds"]
+
+SUMS = ((torch.mean, False), (Tensor.mean, False), (torch.sum, True), (Tensor.sum, True))
 
 
 class Unit(nn.Module):
@@ -26,6 +29,7 @@ class Unit(nn.Module):
         state: plasticity, target, param, batch_reduction.
         rate: the estimator of this cell alone.
         slot: the updater slot that the rule writes to.
+        joint: the rate over the samples of all processes, where there are several.
 
     Raises:
         ArgumentError: if the layer lacks the param.
@@ -42,6 +46,7 @@ class Unit(nn.Module):
         self.cell = cell
         self.state = CellState(settings)
         self.rate = settings.rate()
+        self.joint = JointRate()
         self.slot = cell.updater.slots[settings.param]
         set_bounds(self.slot, settings.bounds)
         self._warn()
@@ -51,10 +56,59 @@ class Unit(nn.Module):
         """Whether neither the model nor the homeostasis is frozen by eval mode."""
         return self.training and self.cell.training
 
+    @property
+    def samples(self) -> int:
+        """How many samples the estimate is of; 0 before any and after an empty batch."""
+        return len(self.rate.rate) if self.rate.steps and self.cell.neuron.samples else 0
+
+    def share(self, carried: Parts | None = None) -> Share:
+        """How what this process adds now counts among all processes."""
+        return Share(self.samples, self.joint.samples, is_sum(self.state.batch_reduction), carried)
+
+    def add(self, own: Parts, carried: Parts | None = None) -> None:
+        """Adds what the rule made of each of the `estimates`."""
+        self.slot.add(*own, share=self.share(carried) if self.slot.ledger.is_open else None)
+
     def observe(self, spikes: Tensor) -> None:
         """Takes in spikes ``[T, B, *N]`` unless the homeostasis is frozen."""
         if self.training:
             self.rate.update(spikes)
+
+    def estimates(self, target: Target | None) -> list[tuple[Tensor, Target]]:
+        """The rate ``[B, *N]`` with its target, and where processes share a batch also the carried rate.
+
+        A process with an empty batch has a blank, which gives its parts their shape and counts nothing.
+
+        Raises:
+            NoSpikesError: if there is no estimate, with the reason.
+            ArgumentError: for a target that cannot work.
+        """
+        neurons = self.cell.neuron.neurons
+        if self.slot.ledger.is_open and neurons is not None and not self.cell.neuron.samples:
+            return [(torch.zeros(1, *neurons, device=self.slot.reference.tensor.device), 1.0)]
+        rate = self.observed_rate()
+        fitted = self.target_for(rate, target)
+        carried = self.joint.carried(rate, self.rate)
+        return [(rate, fitted)] if carried is rate else [(rate, fitted), (carried, fitted)]
+
+    def mean_rate(self, shared: bool) -> Tensor:
+        """The rate ``[*N]``, mean over the batch.
+
+        Args:
+            shared: over the samples of all processes, as of the last update.
+
+        Raises:
+            NoSpikesError: if it is not known.
+        """
+        if not shared:
+            return self.observed_rate().mean(0)
+        if self.joint.mean is None:
+            raise NoSpikesError(
+                f"the rate of cell {self.name!r} should have been shared before it is read. Found no "
+                "`update()` since it was observed. Call `update()` in every process; if nothing is pending, "
+                "it only shares the rates."
+            )
+        return self.joint.mean
 
     def observed_rate(self) -> Tensor:
         """The estimate ``[B, *N]``.
@@ -114,6 +168,24 @@ class Unit(nn.Module):
                 f"{type(norm).__name__} cancels most of what the weight rule does in cell {self.name!r}: "
                 "take param='bias'."
             )
+
+
+def is_sum(reduction: BatchReduction) -> bool:
+    """Whether a batch reduction is the sum; otherwise it is the mean.
+
+    Raises:
+        ArgumentError: if it is neither, since parts of it cannot be put together.
+    """
+    summed = next((summed for known, summed in SUMS if known is reduction), None)
+    require(
+        summed is not None,
+        "batch_reduction",
+        "be `torch.mean` or `torch.sum` where several processes share the batch",
+        None,
+        "No other can be put together from what each process knows.",
+        show=f"`batch_reduction = {getattr(reduction, '__name__', reduction)}`",
+    )
+    return bool(summed)
 
 
 def set_bounds(slot: Slot, bounds: UpdateBounds | None) -> None:

@@ -8,8 +8,10 @@ from torch import Tensor
 from .bounds import Bounds, UpdateBounds, unbounded
 from .checks import require, require_finite
 from .connections import Connection
-from .errors import ArgumentError, RemovedCellError
+from .errors import ArgumentError, HomeostasisError, RemovedCellError
+from .joint import Ledger, Share
 from .parameters import ParameterReference
+from .sharded import like
 from .state import TensorState
 
 __all__ = ["Parts", "Slot", "Updater"]
@@ -39,6 +41,7 @@ class Slot(TensorState):
         super().__init__()
         self.reference = reference
         self._bounds: UpdateBounds | None = None
+        self.ledger = Ledger()
         for name in ("pos", "neg", "residue"):
             self.register_buffer(name, None)
 
@@ -67,26 +70,32 @@ class Slot(TensorState):
         """Whether anything was added since the slot was last emptied."""
         return self.pos is not None or self.neg is not None
 
-    def add(self, pos: Tensor | None, neg: Tensor | None) -> None:
-        """Adds two parts that broadcast with the parameter; the sign of ``neg`` is dropped."""
+    def add(self, pos: Tensor | None, neg: Tensor | None, share: Share | None = None) -> None:
+        """Adds two parts that broadcast with the parameter; the sign of ``neg`` is dropped.
+
+        Args:
+            pos: raises the parameter.
+            neg: lowers it.
+            share: how they count among those of several processes.
+        """
         param = self.reference.tensor
-        dtype = torch.promote_types(param.dtype, torch.float32)
-        fresh = {"pos": pos, "neg": None if neg is None else neg.abs()}
-        for name, part in fresh.items():
+        own = self._fitted(pos, "pos", param), self._fitted(neg, "neg", param)
+        for name, part in zip(("pos", "neg"), own, strict=True):
             if part is not None:
-                self._require_fits(name, part, param)
-        for name, part in fresh.items():
-            if part is not None:
-                part = part.detach().to(param.device, dtype)
                 held = getattr(self, name)
                 setattr(self, name, part.clone() if held is None else held + part)
+        if self.ledger.is_open:
+            self.ledger.add(own, share)
 
     @torch.no_grad()
     def delta(self) -> Tensor:
         """The pending change, before rounding; changes nothing."""
         value = self._exact(self.reference.tensor)
         pos, neg = self._magnitudes(value)
-        delta = (self._bounds or unbounded)(value, pos, neg)
+        if self._bounds is None:
+            delta = unbounded(value, pos, neg)
+        else:
+            delta = self._bounds(value, like(pos, value), like(neg, value))
         if not broadcasts(delta, value):
             raise ArgumentError(
                 f"`bounds` should return a delta that broadcasts to {list(value.shape)}. Found shape "
@@ -97,7 +106,7 @@ class Slot(TensorState):
     def commit(self, delta: Tensor) -> None:
         """Adds what `delta` gave to the parameter, in place, and empties the slot."""
         with self.reference.edit() as value:
-            exact = self._exact(value).add_(delta)
+            exact = self._exact(value).add_(like(delta, value))
             if isinstance(self._bounds, Bounds):
                 self._bounds.settle_(exact)
             if exact is not value:
@@ -108,6 +117,11 @@ class Slot(TensorState):
     def empty(self) -> None:
         """Drops what is pending; what rounding has kept back stays."""
         self.pos = self.neg = None
+        self.ledger.empty()
+
+    def take(self, pos: Tensor, neg: Tensor) -> None:
+        """Puts what all processes have added in the place of what this one has."""
+        self.pos, self.neg = (part.to(self.reference.tensor.device) for part in (pos, neg))
 
     def renewed(self) -> Slot:
         """An empty slot for the same parameter, with the same bounds."""
@@ -125,11 +139,13 @@ class Slot(TensorState):
         return torch.where(exact.to(value.dtype) == value, exact, value.float())
 
     def _magnitudes(self, value: Tensor) -> tuple[Tensor, Tensor]:
-        zero = value.new_zeros(())
+        zero = torch.zeros((), dtype=value.dtype, device=value.device)
         pos, neg = (zero if part is None else part.to(value.device) for part in (self.pos, self.neg))
         return pos, neg
 
-    def _require_fits(self, name: str, part: Tensor, param: Tensor) -> None:
+    def _fitted(self, part: Tensor | None, name: str, param: Tensor) -> Tensor | None:
+        if part is None:
+            return None
         require(
             broadcasts(part, param),
             name,
@@ -138,6 +154,8 @@ class Slot(TensorState):
             "Bring it there with `connection.like_bias`, or reduce B and L first.",
             show=f"shape {list(part.shape)}",
         )
+        part = part.detach().to(param.device, torch.promote_types(param.dtype, torch.float32))
+        return part.abs() if name == "neg" else part
 
     def extra_repr(self) -> str:
         return f"{self.reference}, bounds={self._bounds}, pending={self.pending}"
@@ -161,8 +179,10 @@ class Updater:
 
         Raises:
             NonFiniteError: if a change is not finite. No parameter is touched then.
+            HomeostasisError: if several processes share the slots.
         """
         self._require_open()
+        self._require_alone()
         deltas = [(slot, slot.delta()) for slot in self.slots.values() if slot.pending]
         require_finite([(str(slot.reference), "update", delta) for slot, delta in deltas])
         for slot, delta in deltas:
@@ -216,6 +236,13 @@ class Updater:
     @delay.setter
     def delay(self, parts: Parts) -> None:
         self.slot("delay").add(*parts)
+
+    def _require_alone(self) -> None:
+        if any(slot.ledger.is_open for slot in self.slots.values()):
+            raise HomeostasisError(
+                "`updater()` should be called where one process trains the model. Found several, whose parts "
+                "have to be summed first. Call `update()` of the homeostasis in every process."
+            )
 
     def _require_open(self) -> None:
         if not self.is_open:

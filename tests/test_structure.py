@@ -10,12 +10,15 @@ import snn_homeostasis
 PACKAGE = Path(snn_homeostasis.__file__).parent
 ORDER = [
     ["errors"],
-    ["checks", "state"],
+    ["sharded", "state"],
+    ["checks"],
     ["bounds", "rates", "neurons", "parameters"],
-    ["connections", "taps", "settings"],
-    ["inner", "updates"],
+    ["connections", "joint", "settings"],
+    ["inner", "updates", "wrappers"],
+    ["taps"],
     ["cells"],
     ["discovery", "units"],
+    ["distributed"],
     ["homeostasis"],
     ["rules"],
     ["__init__"],
