@@ -159,7 +159,7 @@ class Processes(Alone):
         if not fits:
             self.length = needed
             return self._sum(items, device)
-        return list(buffer[self.size : needed].split([len(value) for value in values]))
+        return list(torch.split(buffer[self.size : needed], [len(value) for value in values]))
 
     def _compare(self, labels: list[str]) -> None:
         """Raises in every process if one has failed, or has other things to share."""
@@ -275,7 +275,7 @@ class _PartsItem:
 
     def settle(self, total: Tensor) -> None:
         samples = round(total[0].item())
-        own, carried = total[1:].reshape(self.parts.shape).split(2)
+        own, carried = total[1:].reshape(self.parts.shape).chunk(2)
         both = own if self.share.before in (-1, samples) else carried
         self.parts[:2] = both if self.share.summed else both / samples
 

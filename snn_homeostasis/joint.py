@@ -77,8 +77,8 @@ class Ledger(TensorState):
         if self.parts is None or self.facts is None:
             self.parts, self.facts = entry.unsqueeze(0), fact
             return
-        shape = torch.broadcast_shapes(self.parts.shape[1:], entry.shape)
-        self.parts = torch.cat([self.parts.expand(-1, *shape), entry.expand(1, *shape)])
+        held, entry = torch.broadcast_tensors(self.parts, entry.unsqueeze(0))  # type: ignore[no-untyped-call]
+        self.parts = torch.cat([held, entry[:1]])
         self.facts = torch.cat([self.facts, fact.to(self.facts.device)])
 
     def collect(self) -> tuple[Tensor, Tensor]:
