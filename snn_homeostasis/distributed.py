@@ -19,7 +19,7 @@ from torch import Tensor
 from .checks import require
 from .errors import HomeostasisError, NoSpikesError, ProcessMismatchError
 from .joint import Joint
-from .units import Unit
+from .units import Unit, is_sum
 from .updates import Slot
 
 __all__ = ["AUTO", "Alone", "Group", "Processes", "check_group", "processes_of"]
@@ -96,8 +96,13 @@ class Processes(Alone):
             self.failure = self.failure or error
 
     def open(self, units: Iterable[Unit]) -> None:
-        """Has the slots of the cells keep their parts for `share`."""
+        """Has the slots of the cells keep their parts for `share`.
+
+        Raises:
+            ArgumentError: if parts of a cell cannot be put together.
+        """
         for unit in units:
+            is_sum(unit.state.batch_reduction)
             for slot in unit.cell.updater.slots.values():
                 slot.ledger.share = unit.share
 

@@ -96,6 +96,7 @@ class Homeostasis(nn.Module, ABC):
         cell.neuron.group = cell.neuron.group or group_of(cell.connection)
         self._share_slots(cell)
         unit = Unit(name, cell, settings)
+        self._processes(cell).open([unit])
         unit.train(self.training)
         cell.listen(unit.observe)
         self.units[_key(name)] = unit
@@ -287,11 +288,12 @@ class Homeostasis(nn.Module, ABC):
     def _parts_of(self, unit: Unit, target: Target | None) -> list[Parts]:
         return [self.parts(unit.cell, unit.state, *estimate) for estimate in unit.estimates(target)]
 
-    def _processes(self) -> Alone:
+    def _processes(self, *more: Cell) -> Alone:
         """Those that share the batch, as far as it is known by now."""
         group = self.process_group
         if group == AUTO:
-            group = next((tap.group for cell in self.cells.values() if (tap := cell.neuron).group), None)
+            groups = (cell.neuron.group for cell in (*self.cells.values(), *more))
+            group = next((group for group in groups if group is not None), None)
         self._known = processes_of(group, self._known)
         return self._known
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import copy
 import functools
+import io
 import os
+import re
 import time
 import traceback
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 from unittest import mock
@@ -152,11 +155,8 @@ def batch_of(*sizes: int, seed: int) -> list[Tensor]:
     return list(x.split(sizes))
 
 
-SYNC = "forward_sync_buffers" if hasattr(DistributedDataParallel, "forward_sync_buffers") else None
-
-
-def ddp(net: nn.Module, sync: bool = False) -> DistributedDataParallel:
-    return DistributedDataParallel(net, broadcast_buffers=sync)
+def ddp(net: nn.Module, **kwargs) -> DistributedDataParallel:
+    return DistributedDataParallel(net, **{"broadcast_buffers": False, **kwargs})
 
 
 def require_replicas(net: nn.Module) -> None:
@@ -231,3 +231,582 @@ def equal_to_one_process(epoch: str, rate: str, bounds: str, param: str, build: 
         for mine, wanted in zip(many.rates().values(), one.rates().values(), strict=True):
             torch.testing.assert_close(mine, wanted, atol=1e-6, rtol=0)
     require_close(net, reference)
+
+
+@scenario(("mean",), ("sum",))
+def any_sizes_after_clear(reduction: str, rank: int) -> None:
+    reference, net = dense(), dense()
+    rule = functools.partial(LinearHomeostasis, 0.02, 0.2, "weight", getattr(torch, reduction))
+    one = rule(bounds=BOUNDS["soft"], process_group=None).attach(reference)
+    many = rule(bounds=BOUNDS["soft"]).attach(ddp(net))
+    for iteration, sizes in enumerate([(4, 4), (3, 5), (1, 6), (0, 5), (5, 0), (2, 2)]):
+        x = batch_of(*sizes, seed=iteration)
+        one.clear(), many.clear()
+        reference(torch.cat(x)), net(x[rank])
+        one.step(), many.step()
+    require_close(net, reference)
+    require_replicas(net)
+
+
+@scenario()
+def rule_called_several_times_before_the_update(rank: int) -> None:
+    reference, net = dense(), dense()
+    one = LinearHomeostasis(0.02, 0.2, process_group=None, bounds=BOUNDS["soft"]).attach(reference)
+    many = LinearHomeostasis(0.02, 0.2, bounds=BOUNDS["soft"]).attach(ddp(net))
+    for iteration in range(6):
+        for micro, sizes in enumerate([(4, 2), (1, 3), (2, 0)]):
+            x = batch_of(*sizes, seed=10 * iteration + micro)
+            for homeostasis, model, data in ((one, reference, torch.cat(x)), (many, net, x[rank])):
+                forget(homeostasis)
+                model(data)
+                homeostasis(cells=[list(homeostasis.cells)[micro % 2]])
+        one.update(), many.update()
+    require_close(net, reference)
+    require_replicas(net)
+
+
+def forget(homeostasis: LinearHomeostasis) -> None:
+    """The estimates alone, not what is pending."""
+    for unit in homeostasis.units.values():
+        unit.rate.reset()
+
+
+@scenario()
+def parts_of_a_rule_of_ones_own(rank: int) -> None:
+    net = dense()
+    homeostasis = LinearHomeostasis(0.02, 0.2, param="weight").attach(ddp(net))
+    cell = next(iter(homeostasis.cells.values()))
+    net(batch_of(3, 1, seed=0)[rank])
+    before = net.layers[0].bias.detach().clone()
+    cell.updater.bias = (torch.full((8,), 4.0 * rank), None)
+    with pytest.raises(HomeostasisError, match="where one process trains the model"):
+        cell.updater()
+    homeostasis.update()
+    torch.testing.assert_close(net.layers[0].bias, before + 1.0)  # (3 · 0 + 1 · 4) / 4
+
+
+# --- one all-reduce --------------------------------------------------------------------------
+
+
+def collectives(run: Callable[[], object]) -> list[str]:
+    """The names of the collectives that a call makes."""
+    names = ["all_reduce", "all_gather", "all_gather_object", "broadcast", "reduce_scatter", "barrier"]
+    calls: list[str] = []
+
+    def counted(name: str, function: Callable) -> Callable:
+        return lambda *args, **kwargs: (calls.append(name), function(*args, **kwargs))[1]
+
+    with contextlib.ExitStack() as stack:
+        for name in names:
+            stack.enter_context(mock.patch.object(dist, name, counted(name, getattr(dist, name))))
+        run()
+    return calls
+
+
+@scenario()
+def one_all_reduce_per_update_for_all_cells(rank: int) -> None:
+    net = dense()
+    homeostasis = LinearHomeostasis(0.02, 0.2).attach(ddp(net))
+    for iteration in range(4):
+        net(batch_of(4 - iteration, 3, seed=iteration)[rank])
+        assert collectives(homeostasis) == []
+        agreement = ["all_gather_object"] if not iteration else []  # on the cells, once
+        assert collectives(homeostasis.update) == [*agreement, "all_reduce"]
+        assert collectives(homeostasis.rates) == []
+    assert collectives(homeostasis.step) == ["all_reduce"]
+
+
+@scenario()
+def the_buffer_grows_with_what_is_pending(rank: int) -> None:
+    net = dense()
+    homeostasis = LinearHomeostasis(0.02, 0.2).attach(ddp(net))
+    net(batch_of(2, 3, seed=0)[rank])
+    homeostasis.step()
+    homeostasis(), homeostasis()
+    assert collectives(homeostasis.update) == ["all_reduce", "all_reduce"]
+    homeostasis(), homeostasis()
+    assert collectives(homeostasis.update) == ["all_reduce"]
+    require_replicas(net)
+
+
+@scenario()
+def alone_in_the_group_nothing_is_sent(rank: int) -> None:
+    groups = [dist.new_group([each]) for each in range(SIZE)]
+    net = dense()
+    homeostasis = LinearHomeostasis(0.02, 0.2).attach(ddp(net, process_group=groups[rank]))
+    net(batch_of(4, 4, seed=rank)[rank])
+    assert collectives(homeostasis.step) == []
+    assert not homeostasis.cells["module.layers.1"].updater.weight.ledger.is_open
+
+
+# --- which processes -------------------------------------------------------------------------
+
+
+def attached_before(net: Net, rule: LinearHomeostasis) -> nn.Module:
+    rule.attach(net)
+    return ddp(net)
+
+
+def attached_inside(net: Net, rule: LinearHomeostasis) -> nn.Module:
+    wrapped = ddp(net)
+    rule.attach(wrapped.module)
+    return wrapped
+
+
+def attached_around(net: Net, rule: LinearHomeostasis) -> nn.Module:
+    wrapped = nn.Sequential(ddp(net))
+    rule.attach(wrapped)
+    return wrapped
+
+
+def registered_by_hand(net: Net, rule: LinearHomeostasis) -> nn.Module:
+    for name, (layer, neuron) in {"first": (0, 1), "second": (3, 4)}.items():
+        rule.register_cell(name, Cell(net.layers[layer], net.layers[neuron]))
+    return ddp(net)
+
+
+def given_a_group(net: Net, rule: LinearHomeostasis) -> nn.Module:
+    rule.process_group = dist.group.WORLD
+    rule.attach(net)
+    return net
+
+
+@scenario(
+    ("attached_before",),
+    ("attached_inside",),
+    ("attached_around",),
+    ("registered_by_hand",),
+    ("given_a_group",),
+)
+def the_wrapper_is_found(how: str, rank: int) -> None:
+    reference, net = dense(), dense()
+    one = LinearHomeostasis(0.02, 0.2, process_group=None).attach(reference)
+    many = LinearHomeostasis(0.02, 0.2)
+    wrapped = globals()[how](net, many)
+    with pytest.raises(NoSpikesError):
+        many.rates()
+    for sizes in ((4, 2), (0, 3), (1, 2)):
+        x = batch_of(*sizes, seed=sum(sizes))
+        reference(torch.cat(x)), wrapped(x[rank])
+        one.step(), many.step()
+    require_close(net, reference)
+    require_replicas(net)
+
+
+@scenario()
+def processes_with_models_of_their_own_stay_apart(rank: int) -> None:
+    reference, net, turned_off = dense(), dense(), dense()
+    x = batch_of(4, 4, seed=0)[rank]
+    one = LinearHomeostasis(0.02, 0.2, process_group=None).attach(reference)
+    own = LinearHomeostasis(0.02, 0.2).attach(net)
+    off = LinearHomeostasis(0.02, 0.2, process_group=None).attach(ddp(turned_off))
+    reference(x), net(x), turned_off(x)
+    one.step()
+    assert collectives(own.step) == collectives(off.step) == []
+    for model in (net, turned_off):
+        for mine, wanted in zip(model.parameters(), reference.parameters(), strict=True):
+            assert torch.equal(mine, wanted)
+
+
+@scenario()
+def a_group_that_is_none(rank: int) -> None:
+    with pytest.raises(ArgumentError, match=r"`process_group` should be .* Found `process_group = 'world'`"):
+        LinearHomeostasis(0.02, 0.2, process_group="world")
+
+
+@scenario()
+def membranes_that_would_be_overwritten(rank: int) -> None:
+    name = "forward_sync_buffers" if hasattr(ddp(dense()), "forward_sync_buffers") else "broadcast_buffers"
+    mould = f"`{name}` should be False for a spiking model. Found `{name} = True`"
+    net = dense()
+    with pytest.raises(ArgumentError, match=mould):
+        LinearHomeostasis(0.02, 0.2).attach(ddp(net, broadcast_buffers=True))
+    late = LinearHomeostasis(0.02, 0.2).attach(net)
+    with pytest.raises(ArgumentError, match=mould):
+        ddp(net, broadcast_buffers=True)(batch_of(4, 4, seed=0)[rank])
+    del late
+    ignored = [f"layers.{layer}.mem" for layer in (1, 4)]
+    DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(net, ignored)
+    LinearHomeostasis(0.02, 0.2).attach(ddp(net, broadcast_buffers=True))
+
+
+@scenario()
+def a_reduction_that_cannot_be_put_together(rank: int) -> None:
+    mould = "Found `batch_reduction = amax`"
+    with pytest.raises(ArgumentError, match=mould):
+        LinearHomeostasis(0.02, 0.2, batch_reduction=torch.amax).attach(ddp(dense()))
+    net = dense()
+    late = LinearHomeostasis(0.02, 0.2, batch_reduction=torch.amax).attach(net)
+    ddp(net)(batch_of(4, 4, seed=0)[rank])
+    with pytest.raises(ArgumentError, match=mould):
+        late.step()
+
+
+# --- what goes wrong in one process ----------------------------------------------------------
+
+
+def require_untouched(net: nn.Module, before: dict[str, Tensor]) -> None:
+    assert all(torch.equal(value, before[name]) for name, value in net.named_parameters())
+
+
+def go_on(net: Net, homeostasis: LinearHomeostasis, rank: int) -> None:
+    """After an error the next iteration works, and the processes are in step."""
+    before = snapshot(net)
+    homeostasis.clear()
+    net(batch_of(4, 3, seed=9)[rank])
+    homeostasis.step()
+    assert not torch.equal(net.layers[0].weight, before["layers.0.weight"])
+    require_replicas(net)
+
+
+def snapshot(net: nn.Module) -> dict[str, Tensor]:
+    return {name: value.detach().clone() for name, value in net.named_parameters()}
+
+
+@scenario(("first",), ("later",))
+def not_finite_in_one(when: str, rank: int) -> None:
+    net = dense()
+    homeostasis = LinearHomeostasis(0.02, 0.2).attach(ddp(net))
+    if when == "later":
+        net(batch_of(4, 4, seed=0)[rank])
+        homeostasis.step()
+    before, x = snapshot(net), batch_of(4, 4, seed=1)[rank]
+    net(x * torch.nan if rank == 1 else x)
+    with pytest.raises(NonFiniteError, match=re.escape("in cell 'module.layers.1' (membrane)")):
+        homeostasis.step()
+    require_untouched(net, before)
+    assert not any(
+        slot.pending for cell in homeostasis.cells.values() for slot in cell.updater.slots.values()
+    )
+    go_on(net, homeostasis, rank)
+
+
+@scenario()
+def not_finite_in_one_by_forward_and_update(rank: int) -> None:
+    net = dense()
+    homeostasis = LinearHomeostasis(0.02, 0.2).attach(ddp(net))
+    before, x = snapshot(net), batch_of(4, 4, seed=1)[rank]
+    net(x * torch.nan if rank == 0 else x)
+    homeostasis()
+    with pytest.raises(NonFiniteError, match=re.escape("'module.layers.1' (membrane)")):
+        homeostasis.update()
+    require_untouched(net, before)
+    go_on(net, homeostasis, rank)
+
+
+@scenario()
+def not_finite_by_hand_in_one(rank: int) -> None:
+    net = dense()
+    homeostasis = LinearHomeostasis(0.02, 0.2).attach(ddp(net))
+    net(batch_of(4, 4, seed=1)[rank])
+    before = snapshot(net)
+    homeostasis.cells["module.layers.1"].updater.weight = (torch.tensor([0.0, torch.nan][rank]), None)
+    with pytest.raises(NonFiniteError, match=re.escape("cell 'module.layers.1' (update)")):
+        homeostasis.update()
+    require_untouched(net, before)
+    go_on(net, homeostasis, rank)
+
+
+@scenario()
+def an_error_in_the_rule_of_one(rank: int) -> None:
+    net = dense()
+    homeostasis = LinearHomeostasis(0.02, 0.2).attach(ddp(net))
+    net(batch_of(4, 4, seed=1)[rank])
+    before = snapshot(net)
+    kind = ValueError if rank == 1 else ProcessMismatchError
+    with mock.patch.object(
+        homeostasis, "parts", side_effect=ValueError("lost") if rank else homeostasis.parts
+    ):
+        with pytest.raises(
+            kind, match="lost" if rank else "process 1 raised before the update: ValueError: lost"
+        ):
+            homeostasis.step()
+    require_untouched(net, before)
+    go_on(net, homeostasis, rank)
+
+
+@scenario()
+def not_called_in_one(rank: int) -> None:
+    net = dense()
+    homeostasis = LinearHomeostasis(0.02, 0.2).attach(ddp(net))
+    before = snapshot(net)
+    if rank == 0:
+        net(batch_of(4, 4, seed=1)[rank])
+    with pytest.raises(NoSpikesError, match=re.escape("cell 'module.layers.1' should have been observed")):
+        homeostasis.step()
+    require_untouched(net, before)
+    go_on(net, homeostasis, rank)
+
+
+@scenario()
+def empty_in_all(rank: int) -> None:
+    net = dense()
+    homeostasis = LinearHomeostasis(0.02, 0.2).attach(ddp(net))
+    net(batch_of(0, 0, seed=1)[rank])
+    with pytest.raises(
+        NoSpikesError, match="Found no samples in any for cell 'module.layers.1', 'module.layers.4'"
+    ):
+        homeostasis.step()
+    go_on(net, homeostasis, rank)
+
+
+@scenario()
+def frozen_in_one(rank: int) -> None:
+    net = dense()
+    homeostasis = LinearHomeostasis(0.02, 0.2).attach(ddp(net))
+    net(batch_of(4, 4, seed=1)[rank])
+    homeostasis.step()
+    before = snapshot(net)
+    net.layers[4].train(rank == 0)
+    with pytest.raises(ProcessMismatchError, match=r"only process 0 has .* cell 'module.layers.4'"):
+        homeostasis.step()
+    require_untouched(net, before)
+    net.train()
+    go_on(net, homeostasis, rank)
+    net.eval()
+    homeostasis.step()
+
+
+@scenario()
+def other_cells_in_one(rank: int) -> None:
+    net = dense()
+    homeostasis = LinearHomeostasis(0.02, 0.2)
+    pairs = {"layers.1": "layers.0", "layers.4": "layers.3"}
+    homeostasis.attach(ddp(net).module, pairs=pairs if rank else {"layers.1": "layers.0"})
+    homeostasis.process_group = dist.group.WORLD
+    net(batch_of(4, 4, seed=1)[rank])
+    before = snapshot(net)
+    with pytest.raises(ProcessMismatchError, match=r"only process 1 has .* cell 'layers.4'"):
+        homeostasis.step()
+    require_untouched(net, before)
+
+
+@scenario()
+def the_rule_once_more_in_one(rank: int) -> None:
+    net = dense()
+    homeostasis = LinearHomeostasis(0.02, 0.2).attach(ddp(net))
+    net(batch_of(4, 4, seed=1)[rank])
+    homeostasis.step()
+    before = snapshot(net)
+    if rank:
+        homeostasis()
+    with pytest.raises(ProcessMismatchError, match=r"only process 1 has call 2 of the rule for `weight`"):
+        homeostasis.step()
+    require_untouched(net, before)
+    go_on(net, homeostasis, rank)
+
+
+# --- state -----------------------------------------------------------------------------------
+
+
+@scenario()
+def resuming_is_never_having_stopped(rank: int) -> None:
+    net, twin = dense(), dense()
+    first, resumed = (
+        LinearHomeostasis(0.02, 0.2, bounds=BOUNDS["soft"]).attach(ddp(model)) for model in (net, twin)
+    )
+    for sizes in ((4, 2), (4, 0)):
+        net(batch_of(*sizes, seed=sum(sizes))[rank])
+        first.step()
+    net(batch_of(1, 3, seed=3)[rank])
+    first()
+    file = io.BytesIO()
+    torch.save({"net": net.state_dict(), "homeostasis": first.state_dict()}, file)
+    file.seek(0)
+    saved = torch.load(file, weights_only=True)
+    twin.load_state_dict(saved["net"])
+    resumed.load_state_dict(saved["homeostasis"], strict=True)
+    for model, homeostasis in ((net, first), (twin, resumed)):
+        homeostasis.update()
+        model(batch_of(2, 2, seed=5)[rank])
+        homeostasis.step()
+    require_untouched(twin, snapshot(net))
+    require_replicas(net)
+
+
+@scenario()
+def a_checkpoint_of_one_process_goes_on_in_several(rank: int) -> None:
+    reference, net = dense(), dense()
+    one = LinearHomeostasis(0.02, 0.2, process_group=None).attach(reference)
+    x = torch.cat(batch_of(4, 2, seed=0))
+    reference(x)
+    one()
+    wrapped = ddp(net)
+    many = LinearHomeostasis(0.02, 0.2).attach(wrapped.module)
+    net.load_state_dict(reference.state_dict())
+    many.load_state_dict(copy.deepcopy(one.state_dict()), strict=True)
+    wrapped(batch_of(3, 1, seed=4)[rank])
+    reference(torch.cat(batch_of(3, 1, seed=4)))
+    one.update(), many.update()
+    require_close(net, reference)
+    one.load_state_dict(many.state_dict(), strict=True)
+
+
+@scenario()
+def follow_steps_in_every_process(rank: int) -> None:
+    net = dense()
+    wrapped = ddp(net)
+    optimizer = torch.optim.Adam(net.parameters())
+    homeostasis = (
+        LinearHomeostasis(0.02, 0.2, bounds=ClampBounds(-0.3, 0.3)).attach(wrapped).follow(optimizer)
+    )
+    for iteration in range(5):
+        train(wrapped, batch_of(3, 4, seed=iteration)[rank], 7, SIZE, optimizer)
+        require_replicas(net)
+        assert net.layers[0].weight.abs().max() <= 0.3
+    assert homeostasis.rates()
+
+
+# --- sharded parameters ----------------------------------------------------------------------
+
+
+class Halves(nn.Identity):
+    """Spikes in the precision of a bfloat16 model."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.bfloat16()
+
+
+def halves() -> Net:
+    torch.manual_seed(1)
+    return Net(nn.Linear(FEATURES, 7), leaky(), Halves(), nn.Linear(7, 3), leaky()).bfloat16()
+
+
+def shard(net: Net, *, inner: bool = False, dim: int = 0) -> Net:
+    """`fully_shard`, with uneven and, of three rows or one, empty pieces."""
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+    from torch.distributed.tensor import Shard
+
+    mesh = init_device_mesh("cpu", (SIZE,))
+    place = functools.partial(fully_shard, mesh=mesh)
+    if dim:
+        place = functools.partial(place, shard_placement_fn=lambda param: Shard(min(dim, param.ndim - 1)))
+    for layer in net.layers if inner else ():
+        if any(True for _ in layer.parameters(recurse=False)):
+            place(layer)
+    return place(net)
+
+
+def require_shards_close(net: nn.Module, reference: nn.Module) -> None:
+    net.reshard()
+    require_close(net, reference)
+
+
+@scenario(
+    *((bounds, "weight", "dense", 0) for bounds in BOUNDS),
+    ("soft", "bias", "conv", 0),
+    ("clamped", "weight", "dense", 1),
+)
+def sharded_is_equal_to_one_process(bounds: str, param: str, build: str, dim: int, rank: int) -> None:
+    reference, net = globals()[build](), shard(globals()[build](), inner=param == "weight", dim=dim)
+    one = LinearHomeostasis(0.02, 0.2, param, bounds=BOUNDS[bounds], process_group=None).attach(reference)
+    many = LinearHomeostasis(0.02, 0.2, param, bounds=BOUNDS[bounds]).attach(net)
+    optimizers = [torch.optim.SGD(model.parameters(), 1e-3) for model in (reference, net)]
+    for iteration in range(10):
+        sizes = [(4, 4), (4, 1), (0, 2)][iteration % 3]
+        x = batch_of(*sizes, seed=iteration)
+        train(reference, torch.cat(x), sum(sizes), 1, optimizers[0])
+        train(net, x[rank], sum(sizes), SIZE, optimizers[1])
+        one.step(), many.step()
+    require_shards_close(net, reference)
+
+
+@scenario()
+def parameters_still_gathered_after_a_forward_without_gradients(rank: int) -> None:
+    reference, net = dense(), shard(dense())
+    one = LinearHomeostasis(0.02, 0.2, process_group=None).attach(reference)
+    many = LinearHomeostasis(0.02, 0.2).attach(net)
+    for iteration in range(3):
+        x = batch_of(4, 3, seed=iteration)
+        with torch.no_grad():
+            reference(torch.cat(x)), net(x[rank])
+        one.step()
+        assert collectives(many.step).count("all_reduce") == 1
+    require_shards_close(net, reference)
+
+
+@scenario()
+def sharded_cells_registered_by_hand(rank: int) -> None:
+    reference, net = dense(), shard(dense(), inner=True)
+    one, many = LinearHomeostasis(0.02, 0.2, process_group=None), LinearHomeostasis(0.02, 0.2)
+    for homeostasis, model in ((one, reference), (many, net)):
+        homeostasis.register_cell("cell", Cell(model.layers[0], model.layers[1]))
+    x = batch_of(4, 3, seed=0)
+    reference(torch.cat(x)), net(x[rank])
+    one.step(), many.step()
+    require_shards_close(net, reference)
+
+
+@scenario()
+def gathered_cells_registered_by_hand(rank: int) -> None:
+    net = shard(dense())
+    homeostasis = LinearHomeostasis(0.02, 0.2)
+    homeostasis.register_cell("cell", Cell(net.layers[0], net.layers[1]))
+    with torch.no_grad():
+        net(batch_of(4, 3, seed=0)[rank])
+    with pytest.raises(HomeostasisError, match=re.escape("Call `reshard()`")):
+        homeostasis.step()
+    net.reshard()
+    homeostasis.step()
+
+
+@scenario()
+def small_updates_of_half_precision_shards_add_up(rank: int) -> None:
+    net = shard(halves())
+    homeostasis = LinearHomeostasis(1e-4, 0.2).attach(net)
+    before = net.layers[0].weight.full_tensor().float()
+    cell = homeostasis.cells["layers.1"]
+    x = batch_of(1, 1, seed=0)[rank].bfloat16()
+    with torch.no_grad():
+        net(x)
+    for _ in range(100):
+        cell.updater.weight = (torch.tensor(1e-4), None)
+        homeostasis.update()
+    after = net.layers[0].weight.full_tensor().float()
+    torch.testing.assert_close(after - before, torch.full_like(after, 0.01), atol=4e-3, rtol=0)
+    assert (after - before).mean().item() == pytest.approx(0.01, abs=5e-4)
+
+
+@scenario()
+def bounds_that_fail_on_one_shard(rank: int) -> None:
+    net = shard(dense())
+    homeostasis = LinearHomeostasis(0.02, 0.2, bounds=BOUNDS["soft"]).attach(net)
+    net(batch_of(4, 3, seed=0)[rank]).sum().backward()
+    if rank == 1:
+        with torch.no_grad():
+            net.layers[0].weight.to_local().fill_(torch.inf)
+    before = {name: value.to_local().clone() for name, value in net.named_parameters()}
+    with pytest.raises(NonFiniteError, match=re.escape("'layers.1' (update)")):
+        homeostasis.step()
+    assert all(torch.equal(value.to_local(), before[name]) for name, value in net.named_parameters())
+
+
+@scenario()
+def flat_shards_are_refused(rank: int) -> None:
+    from torch.distributed.fsdp import FullyShardedDataParallel
+
+    class Flat(FullyShardedDataParallel):
+        def __init__(self, module: nn.Module) -> None:
+            nn.Module.__init__(self)
+            self._fsdp_wrapped_module = module
+
+    with pytest.raises(ArgumentError, match="Use `torch.distributed.fsdp.fully_shard`"):
+        LinearHomeostasis(0.02, 0.2).attach(nn.Sequential(Flat(dense())))
+
+
+# --- the last: a process is gone -------------------------------------------------------------
+
+
+@scenario()
+def a_process_that_dies(rank: int) -> None:
+    net = dense()
+    homeostasis = LinearHomeostasis(0.02, 0.2).attach(ddp(net))
+    net(batch_of(4, 3, seed=0)[rank])
+    homeostasis.step()
+    before = snapshot(net)
+    if rank == 1:
+        os._exit(1)
+    with pytest.raises(ProcessMismatchError, match=re.escape("every process should take part in `update()`")):
+        homeostasis.step()
+    require_untouched(net, before)
