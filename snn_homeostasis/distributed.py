@@ -1,85 +1,108 @@
 """Several processes that train one model: their batches count as one.
 
-Each process writes its own parts into the slots. `Processes.share` sums what all have, in
-one all-reduce for all cells together, weighted by the samples that stand behind it, so that
-every process then applies the same update: that of one process with the joint batch.
+Each process writes its own parts into the slots. `Several.share` sums what all have, in one
+all-reduce for all cells together, weighted by the samples that stand behind it, so that every
+process then applies the same update: that of one process with the joint batch.
 """
 
 from __future__ import annotations
 
 import hashlib
+import weakref
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, NoReturn, Protocol
+from typing import Any, NoReturn
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 
+from .cells import Cell
 from .checks import require
+from .contributions import Contribution, contributions_of
 from .errors import HomeostasisError, NoSpikesError, ProcessMismatchError
-from .joint import Joint
+from .sharded import is_sharded
 from .units import Unit, is_sum
-from .updates import Slot
+from .wrappers import group_around, group_of, sharded_modules
 
-__all__ = ["AUTO", "Alone", "Group", "Processes", "check_group", "processes_of"]
-
+__all__ = ["AUTO", "Group", "Processes", "Team"]
 
 Group = Any  # a `ProcessGroup`, None or AUTO
 AUTO = "auto"
 
 
-def check_group(group: Group) -> Group:
-    """Checks a process group.
+class Processes(ABC):
+    """Those that train one model.
 
-    Raises:
-        ArgumentError: if it is none.
+    Attributes:
+        group: their process group, None if there is only one.
     """
-    require(
-        group in (None, AUTO) or (dist.is_available() and isinstance(group, dist.ProcessGroup)),
-        "process_group",
-        "be 'auto', None or a ProcessGroup",
-        group,
-        "Take `torch.distributed.group.WORLD` for all processes.",
-    )
-    return group
+
+    group: Group = None
+
+    @abstractmethod
+    @contextmanager
+    def deferring(self, *errors: type[Exception]) -> Iterator[None]:
+        """Keeps errors until `share`, where all raise: the others would wait for this one."""
+
+    @abstractmethod
+    def open(self, units: Iterable[Unit]) -> None:
+        """Has the slots of the cells keep their parts for `share`.
+
+        Raises:
+            ArgumentError: if parts of a cell cannot be put together.
+        """
+
+    @abstractmethod
+    def share(self, units: Sequence[Unit]) -> None:
+        """Puts the sums over all processes in the place of the parts of this one.
+
+        Args:
+            units: all cells; those that are frozen are left out.
+
+        Raises:
+            ProcessMismatchError: if the processes have different things to share.
+            NoSpikesError: if no process has observed a cell that is to be updated.
+            HomeostasisError: what another process raised since the last call.
+        """
+
+    @abstractmethod
+    def agree(self, flags: Tensor, about: Iterable[Tensor]) -> Tensor:
+        """Flags that are true in every process, if they are about sharded tensors."""
+
+    def forget(self) -> None:
+        """Drops the errors that wait."""
 
 
-class Alone:
-    """One process: nothing to share, and nothing it costs."""
-
-    group = None
-    shared = False
+class Alone(Processes):
+    """One process: there is nothing to share, and nothing it costs."""
 
     @contextmanager
     def deferring(self, *errors: type[Exception]) -> Iterator[None]:
-        """Lets errors pass."""
         yield
 
     def open(self, units: Iterable[Unit]) -> None:
-        """Does nothing."""
+        pass
 
     def share(self, units: Sequence[Unit]) -> None:
-        """Does nothing."""
+        pass
 
-    def agree(self, flags: Tensor) -> Tensor:
-        """Gives the flags back."""
+    def agree(self, flags: Tensor, about: Iterable[Tensor]) -> Tensor:
         return flags
 
 
-class Processes(Alone):
+class Several(Processes):
     """The processes of a group, which call `share` equally often and with the same cells.
 
-    A buffer starts with one number per process that tells what it is about to sum, so that
+    The buffer starts with one number per process that tells what it is about to sum, so that
     processes that differ find out in the same all-reduce and all raise. Its length is agreed
-    on before the first one and grows when all need more. An error of one process is raised in
-    all of them. What ends a wait for a process that is gone is the time-out of the group.
+    on before the first one and grows when all need more. What ends the wait for a process that
+    is gone is the time-out of the group.
 
     Args:
         group: the process group.
     """
-
-    shared = True
 
     def __init__(self, group: Group) -> None:
         self.group = group
@@ -89,64 +112,49 @@ class Processes(Alone):
 
     @contextmanager
     def deferring(self, *errors: type[Exception]) -> Iterator[None]:
-        """Keeps errors until `share`, where all processes raise: the others would wait for this one."""
         try:
             yield
         except errors as error:
             self.failure = self.failure or error
 
-    def open(self, units: Iterable[Unit]) -> None:
-        """Has the slots of the cells keep their parts for `share`.
+    def forget(self) -> None:
+        self.failure = None
 
-        Raises:
-            ArgumentError: if parts of a cell cannot be put together.
-        """
+    def open(self, units: Iterable[Unit]) -> None:
         for unit in units:
             is_sum(unit.state.batch_reduction)
             for slot in unit.cell.updater.slots.values():
                 slot.ledger.share = unit.share
 
     def share(self, units: Sequence[Unit]) -> None:
-        """Puts the sums over all processes in the place of the parts of this one.
-
-        Args:
-            units: all cells, the same and in the same order in every process; those that are
-                frozen are left out.
-
-        Raises:
-            ProcessMismatchError: if the processes have different things to share.
-            NoSpikesError: if no process has observed a cell that is to be updated.
-            HomeostasisError: what another process raised since the last call.
-        """
         if not units:
             return
         self.open(units)
         device = units[0].slot.reference.tensor.device
-        units = [unit for unit in units if unit.active]
-        items = _items(units)
+        active = [unit for unit in units if unit.active]
         try:
-            totals = self._sum(items, device)
-            _require_observed(items, totals)
-        except HomeostasisError:
-            for unit in units:
+            contributions = contributions_of(active)
+            totals = self._sum(contributions, device)
+            _require_founded(contributions, totals)
+        except Exception:
+            for unit in active:
                 unit.cell.updater.clear()
             raise
         finally:
-            self.failure = None
-        for item, total in zip(items, totals, strict=True):
-            item.settle(total)
-        for slot in _pending(units):
-            slot.take(*slot.ledger.collect())
+            self.forget()
+        for each, total in zip(contributions, totals, strict=True):
+            each.settle(total)
 
-    def agree(self, flags: Tensor) -> Tensor:
-        """Flags that are true in every process."""
-        true = flags.to(torch.int32)
-        self._reduce(true, dist.ReduceOp.MIN)
-        return true.bool()
+    def agree(self, flags: Tensor, about: Iterable[Tensor]) -> Tensor:
+        if not any(is_sharded(tensor) for tensor in about):
+            return flags
+        flags = flags.to(torch.int32)
+        self._reduce(flags, dist.ReduceOp.MIN)
+        return flags.bool()
 
-    def _sum(self, items: Sequence[_Item], device: torch.device) -> list[Tensor]:
-        labels = [item.label for item in items]
-        values = [item.values().flatten().to(device, torch.float64) for item in items]
+    def _sum(self, contributions: Sequence[Contribution], device: torch.device) -> list[Tensor]:
+        labels = [each.label for each in contributions]
+        values = [each.values().to(device) for each in contributions]
         needed = self.size + sum(map(len, values))
         if self.length is None:
             self._compare(labels)
@@ -154,19 +162,19 @@ class Processes(Alone):
         buffer = torch.zeros(self.length, dtype=torch.float64, device=device)
         buffer[self.rank] = 0 if self.failure else _mark(labels)
         fits = needed <= self.length
-        if fits and not self.failure:
-            buffer[self.size : needed] = torch.cat([buffer[:0], *values])
+        if values and fits and not self.failure:
+            buffer[self.size : needed] = torch.cat(values)
         self._reduce(buffer, dist.ReduceOp.SUM)
         marks = buffer[: self.size].tolist()
         if 0 in marks or len(set(marks)) > 1:
             self._compare(labels)
-            self._refuse(f"of what they sum: {marks}")
+            _refuse("something else was sent in place of the cells")
         if not fits:
             self.length = needed
-            return self._sum(items, device)
-        return list(torch.split(buffer[self.size : needed], [len(value) for value in values]))
+            return self._sum(contributions, device)
+        return list(torch.split(buffer[self.size : needed], list(map(len, values))))
 
-    def _compare(self, labels: list[str]) -> None:
+    def _compare(self, labels: Sequence[str]) -> None:
         """Raises in every process if one has failed, or has other things to share."""
         said: list[Any] = [None] * self.size
         with _explained():
@@ -178,134 +186,77 @@ class Processes(Alone):
                 kind, message = failure
                 raise kind(f"process {rank} raised before the update: {message}")
         for rank, (other, _) in enumerate(said):
-            only = {0: set(said[0][0]) - set(other), rank: set(other) - set(said[0][0])}
             if other != said[0][0]:
-                lists = (
-                    f"only process {who} has {', '.join(sorted(what))}" for who, what in only.items() if what
-                )
-                self._refuse("; ".join(lists) or f"another order of cells in process {rank}")
-
-    def _refuse(self, found: str) -> NoReturn:
-        raise ProcessMismatchError(
-            "processes should have the same cells, all active or frozen alike, and call `forward` and "
-            f"`update` equally often. Found differences: {found}. No parameter was changed. Build the model "
-            "and attach in the same way everywhere, and call the model in every process, if only with an "
-            "empty batch."
-        )
+                _refuse(_difference(0, said[0][0], rank, other))
 
     def _reduce(self, buffer: Tensor, operation: Any) -> None:
         with _explained():
             dist.all_reduce(buffer, operation, group=self.group)
 
 
-def processes_of(group: Group, known: Alone) -> Alone:
-    """The processes of a group: ``known``, if it is theirs, `Alone` if there is only one."""
-    if group is known.group:
-        return known
-    several = group is not None and dist.get_rank(group) >= 0 and dist.get_world_size(group) > 1
-    return Processes(group) if several else Alone()
+class Team:
+    """Finds out which processes train the model that is observed here.
 
+    Args:
+        process_group: their group; ``"auto"`` for that of the wrapper; None for this process alone.
 
-class _Item(Protocol):
-    """Something of which every process has a part."""
+    Raises:
+        ArgumentError: for anything else.
+    """
 
-    @property
-    def label(self) -> str: ...
-
-    def values(self) -> Tensor: ...
-
-    def settle(self, total: Tensor) -> None: ...
-
-
-class _RateItem:
-    """The rate of a cell: number of samples, steps, and sums over the samples."""
-
-    def __init__(self, unit: Unit) -> None:
-        self.unit = unit
-        self.samples = unit.samples
-        self.rate = unit.rate.rate if self.samples else None
-
-    @property
-    def label(self) -> str:
-        neurons = self.unit.cell.neuron.neurons
-        return f"cell {self.unit.name!r} ({'never called' if neurons is None else list(neurons)})"
-
-    def values(self) -> Tensor:
-        neurons = self.unit.cell.neuron.neurons
-        if self.rate is None:
-            return torch.zeros(2 + 2 * (0 if neurons is None else neurons.numel()))
-        facts = self.rate.new_tensor([self.samples, self.samples * self.unit.rate.steps], dtype=torch.float64)
-        rates = (self.rate, self.unit.joint.carried(self.rate, self.unit.rate))
-        return torch.cat([facts, *(rate.sum(0, dtype=torch.float64).flatten() for rate in rates)])
-
-    def settle(self, total: Tensor) -> None:
-        samples, steps = (round(fact) for fact in total[:2].tolist())
-        if not samples:
-            return
-        own, carried = total[2:].chunk(2)
-        mean = (own if self.unit.joint.samples in (-1, samples) else carried) / samples
-        neurons = self.unit.cell.neuron.neurons
-        assert neurons is not None
-        joint = Joint(samples, round(steps / samples), mean.reshape(neurons).float())
-        self.unit.joint.settle(self.unit.rate, self.rate, joint)
-
-
-class _PartsItem:
-    """One entry of the ledger of a slot: number of samples, and the parts they give."""
-
-    def __init__(self, name: str, slot: Slot, entry: int) -> None:
-        self.name, self.slot, self.entry = name, slot, entry
-        self.share = slot.ledger.shares[entry]
-
-    @property
-    def parts(self) -> Tensor:
-        assert self.slot.ledger.parts is not None
-        return self.slot.ledger.parts[self.entry]
-
-    @property
-    def label(self) -> str:
-        return (
-            f"call {self.entry + 1} of the rule for {self.slot.reference} of cell {self.name!r} "
-            f"({list(self.parts.shape[1:])}, {self.share.before} samples before, "
-            f"{'sum' if self.share.summed else 'mean'})"
+    def __init__(self, process_group: Group) -> None:
+        require(
+            process_group in (None, AUTO) or isinstance(process_group, dist.ProcessGroup),
+            "process_group",
+            "be 'auto', None or a ProcessGroup",
+            process_group,
+            "Take `torch.distributed.group.WORLD` for all processes.",
         )
+        self.process_group = process_group
+        self._known: Processes = Alone()
+        self._sharded: list[weakref.ref[Any]] = []
 
-    def values(self) -> Tensor:
-        parts, samples = self.parts.double(), self.share.samples
-        if not samples:
-            parts = torch.zeros_like(parts)
-        return torch.cat(
-            [parts.new_tensor([samples]), parts.flatten() * (1 if self.share.summed else samples)]
-        )
+    def meet(self, model: nn.Module) -> Group:
+        """Looks for wrappers in a model; gives the group that its cells belong to, if there is one.
 
-    def settle(self, total: Tensor) -> None:
-        samples = round(total[0].item())
-        own, carried = total[1:].reshape(self.parts.shape).chunk(2)
-        both = own if self.share.before in (-1, samples) else carried
-        self.parts[:2] = both if self.share.summed else both / samples
+        Raises:
+            ArgumentError: for a wrapper that would spoil the membranes or hides the parameters.
+        """
+        self._sharded += map(weakref.ref, sharded_modules(model))
+        self.reshard()
+        return group_around(model)
+
+    def admit(self, unit: Unit) -> None:
+        """Lets a new cell take part.
+
+        Raises:
+            ArgumentError: if its parts cannot be put together.
+        """
+        tap = unit.cell.neuron
+        tap.group = tap.group or group_of(unit.cell.connection)
+        self.of([unit.cell]).open([unit])
+
+    def reshard(self) -> None:
+        """Has `fully_shard` take back gathered parameters: a change of those would be lost."""
+        for reference in self._sharded:
+            if (module := reference()) is not None:
+                module.reshard()
+
+    def of(self, cells: Iterable[Cell]) -> Processes:
+        """The processes that share the batch of some cells, as far as it is known by now."""
+        group = self.process_group
+        if group == AUTO:
+            groups = (cell.neuron.group for cell in cells)
+            group = next((group for group in groups if group is not None), None)
+        if group is not self._known.group:
+            several = group is not None and dist.get_world_size(group) > 1
+            self._known = Several(group) if several else Alone()
+        return self._known
 
 
-def _items(units: Sequence[Unit]) -> list[_Item]:
-    items: list[_Item] = [_RateItem(unit) for unit in units]
-    for slot, name in _pending(units).items():
-        if not slot.ledger.shares:  # from a checkpoint of one process, or added before the model was wrapped
-            slot.ledger.add((slot.pos, slot.neg))
-        items += [_PartsItem(name, slot, entry) for entry in range(len(slot.ledger.shares))]
-    return items
-
-
-def _pending(units: Sequence[Unit]) -> dict[Slot, str]:
-    slots: dict[Slot, str] = {}
-    for unit in units:
-        for slot in unit.cell.updater.slots.values():
-            if slot.pending:
-                slots.setdefault(slot, unit.name)
-    return slots
-
-
-def _require_observed(items: Sequence[_Item], totals: Sequence[Tensor]) -> None:
-    parts = [(item, total) for item, total in zip(items, totals, strict=True) if isinstance(item, _PartsItem)]
-    unobserved = [repr(item.name) for item, total in parts if not total[0]]
+def _require_founded(contributions: Sequence[Contribution], totals: Sequence[Tensor]) -> None:
+    pairs = zip(contributions, totals, strict=True)
+    unobserved = [repr(each.name) for each, total in pairs if not each.is_founded(total)]
     if unobserved:
         raise NoSpikesError(
             "each cell should have been observed in some process before it is updated. Found no samples in "
@@ -323,6 +274,20 @@ def _told(error: Exception | None) -> tuple[type[HomeostasisError], str] | None:
         return None
     kind = type(error) if isinstance(error, HomeostasisError) else ProcessMismatchError
     return kind, f"{type(error).__name__}: {error}"
+
+
+def _difference(first: int, mine: Sequence[str], second: int, yours: Sequence[str]) -> str:
+    only = {first: set(mine) - set(yours), second: set(yours) - set(mine)}
+    lists = [f"only process {rank} has {', '.join(sorted(has))}" for rank, has in only.items() if has]
+    return "; ".join(lists) or f"processes {first} and {second} have the cells in another order"
+
+
+def _refuse(found: str) -> NoReturn:
+    raise ProcessMismatchError(
+        "processes should have the same cells, all active or frozen alike, and call `forward` and `update` "
+        f"equally often. Found a difference: {found}. No parameter was changed. Build the model and attach "
+        "in the same way everywhere, and call the model in every process, if only with an empty batch."
+    )
 
 
 @contextmanager

@@ -14,13 +14,11 @@ from torch import Tensor, nn
 from .cells import Cell
 from .checks import require, require_finite
 from .discovery import build_cells, find_cells, named_cells
-from .distributed import AUTO, Alone, Group, check_group, processes_of
+from .distributed import AUTO, Group, Processes, Team
 from .errors import HomeostasisError, NonFiniteError, NoSpikesError
 from .settings import CellState, Settings, Target, check_target
-from .sharded import is_sharded
 from .units import Unit, set_bounds
 from .updates import Parts, Slot
-from .wrappers import group_around, group_of, sharded_modules
 
 __all__ = ["Homeostasis"]
 
@@ -50,12 +48,10 @@ class Homeostasis(nn.Module, ABC):
     def __init__(self, defaults: Settings, process_group: Group = AUTO) -> None:
         super().__init__()
         self.defaults = defaults
-        self.process_group = check_group(process_group)
         self.units = nn.ModuleDict()
         self._releases: dict[str, weakref.finalize[Any, Any]] = {}
         self._following: list[weakref.finalize[Any, Any]] = []
-        self._sharded: list[weakref.ref[Any]] = []
-        self._known = Alone()
+        self._team = Team(process_group)
 
     @abstractmethod
     def parts(self, cell: Cell, state: CellState, rate: Tensor, target: Target) -> tuple[Tensor, Tensor]:
@@ -93,10 +89,9 @@ class Homeostasis(nn.Module, ABC):
         """
         settings = self.defaults.override(overrides)
         self._require_new(name, cell, settings.param)
-        cell.neuron.group = cell.neuron.group or group_of(cell.connection)
         self._share_slots(cell)
         unit = Unit(name, cell, settings)
-        self._processes(cell).open([unit])
+        self._team.admit(unit)
         unit.train(self.training)
         cell.listen(unit.observe)
         self.units[_key(name)] = unit
@@ -122,8 +117,7 @@ class Homeostasis(nn.Module, ABC):
             ArgumentError: naming every neuron whose layers lack the param.
         """
         param = self.defaults.override(overrides).param
-        sharded = sharded_modules(model)
-        group = group_around(model)
+        group = self._team.meet(model)
         found = find_cells(model) if pairs is None else named_cells(model, pairs)
         cells = [
             (each, cell)
@@ -144,7 +138,6 @@ class Homeostasis(nn.Module, ABC):
         for each, cell in cells:
             cell.neuron.group = group
             self.register_cell(each.name, cell, **overrides)
-        self._sharded += map(weakref.ref, sharded)
         return self
 
     def forward(self, target: Target | None = None, cells: Iterable[str] | None = None) -> None:
@@ -166,9 +159,8 @@ class Homeostasis(nn.Module, ABC):
         if target is not None:
             check_target(target)
         units = [unit for unit in self._selected(cells) if unit.active]
-        processes = self._processes()
-        processes.open(self._units())
-        with processes.deferring(NoSpikesError, NonFiniteError), torch.no_grad():
+        self._processes.open(units)
+        with self._processes.deferring(NoSpikesError, NonFiniteError), torch.no_grad():
             parts = [self._parts_of(unit, target) for unit in units]
             written = list(zip(units, parts, strict=True))
             require_finite(
@@ -188,12 +180,13 @@ class Homeostasis(nn.Module, ABC):
             ProcessMismatchError: if processes that train one model differ in their cells.
                 What was pending is dropped in all of them, also when one of them has raised.
         """
-        self._share()
+        self._team.reshard()
+        self._processes.share(list(self._units()))
         active = {unit.name for unit in self._units() if unit.active}
         pending = {slot: name for name, slot in self._slots() if slot.pending and name in active}
         deltas = [(slot, slot.delta()) for slot in pending]
-        agree = self._known.agree if any(is_sharded(delta) for _, delta in deltas) else None
-        require_finite([(pending[slot], "update", delta) for slot, delta in deltas], agree)
+        changes = [(pending[slot], "update", delta) for slot, delta in deltas]
+        require_finite(changes, lambda flags: self._processes.agree(flags, [delta for _, delta in deltas]))
         for slot, delta in deltas:
             slot.commit(delta)
 
@@ -204,7 +197,7 @@ class Homeostasis(nn.Module, ABC):
             target: for this call alone, in place of each cell's own.
             cells: names of the cells to take, all by default.
         """
-        with self._processes().deferring(Exception):
+        with self._processes.deferring(Exception):
             self(target, cells)
         self.update()
 
@@ -229,7 +222,7 @@ class Homeostasis(nn.Module, ABC):
         Raises:
             NoSpikesError: if a cell was never observed.
         """
-        shared = self._processes().shared
+        shared = self._processes.group is not None
         return {unit.name: unit.mean_rate(shared) for unit in self._units()}
 
     def clear(self) -> None:
@@ -240,6 +233,7 @@ class Homeostasis(nn.Module, ABC):
             unit.cell.neuron.membrane = None
         for _, slot in self._slots():
             slot.empty()
+        self._processes.forget()
 
     def remove(self) -> None:
         """Takes off all hooks and forgets the cells: the model is as it was before."""
@@ -288,20 +282,9 @@ class Homeostasis(nn.Module, ABC):
     def _parts_of(self, unit: Unit, target: Target | None) -> list[Parts]:
         return [self.parts(unit.cell, unit.state, *estimate) for estimate in unit.estimates(target)]
 
-    def _processes(self, *more: Cell) -> Alone:
-        """Those that share the batch, as far as it is known by now."""
-        group = self.process_group
-        if group == AUTO:
-            groups = (cell.neuron.group for cell in (*self.cells.values(), *more))
-            group = next((group for group in groups if group is not None), None)
-        self._known = processes_of(group, self._known)
-        return self._known
-
-    def _share(self) -> None:
-        for reference in self._sharded:
-            if (module := reference()) is not None:
-                module.reshard()  # a change of gathered parameters would be lost
-        self._processes().share(list(self._units()))
+    @property
+    def _processes(self) -> Processes:
+        return self._team.of(unit.cell for unit in self._units())
 
     def _share_slots(self, cell: Cell) -> None:
         """Gives tied parameters the one slot that another cell has for them."""

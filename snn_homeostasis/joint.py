@@ -81,12 +81,6 @@ class Ledger(TensorState):
         self.parts = torch.cat([held, entry[:1]])
         self.facts = torch.cat([self.facts, fact.to(self.facts.device)])
 
-    def collect(self) -> tuple[Tensor, Tensor]:
-        """The sum of the first two parts over all entries."""
-        assert self.parts is not None
-        pos, neg = self.parts.sum(0)[:2]
-        return pos, neg
-
     def empty(self) -> None:
         """Drops all entries."""
         self.parts = self.facts = None

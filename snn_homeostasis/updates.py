@@ -11,7 +11,7 @@ from .connections import Connection
 from .errors import ArgumentError, HomeostasisError, RemovedCellError
 from .joint import Ledger, Share
 from .parameters import ParameterReference
-from .sharded import like
+from .sharded import is_sharded, like
 from .state import TensorState
 
 __all__ = ["Parts", "Slot", "Updater"]
@@ -42,6 +42,7 @@ class Slot(TensorState):
         self.reference = reference
         self._bounds: UpdateBounds | None = None
         self.ledger = Ledger()
+        self._is_sharded = is_sharded(reference.tensor)
         for name in ("pos", "neg", "residue"):
             self.register_buffer(name, None)
 
@@ -90,6 +91,7 @@ class Slot(TensorState):
     @torch.no_grad()
     def delta(self) -> Tensor:
         """The pending change, before rounding; changes nothing."""
+        self._require_spread()
         value = self._exact(self.reference.tensor)
         pos, neg = self._magnitudes(value)
         if self._bounds is None:
@@ -121,7 +123,9 @@ class Slot(TensorState):
 
     def take(self, pos: Tensor, neg: Tensor) -> None:
         """Puts what all processes have added in the place of what this one has."""
-        self.pos, self.neg = (part.to(self.reference.tensor.device) for part in (pos, neg))
+        param = self.reference.tensor
+        dtype = torch.promote_types(param.dtype, torch.float32)
+        self.pos, self.neg = (part.to(param.device, dtype) for part in (pos, neg))
 
     def renewed(self) -> Slot:
         """An empty slot for the same parameter, with the same bounds."""
@@ -142,6 +146,14 @@ class Slot(TensorState):
         zero = torch.zeros((), dtype=value.dtype, device=value.device)
         pos, neg = (zero if part is None else part.to(value.device) for part in (self.pos, self.neg))
         return pos, neg
+
+    def _require_spread(self) -> None:
+        if self._is_sharded and not is_sharded(self.reference.tensor):
+            raise HomeostasisError(
+                f"{self.reference} should be sharded when it is changed. Found it gathered, as `fully_shard` "
+                "leaves it after a forward without backward, and the change would be lost. Call `reshard()` "
+                "of the model, or `attach` the model in place of single cells."
+            )
 
     def _fitted(self, part: Tensor | None, name: str, param: Tensor) -> Tensor | None:
         if part is None:

@@ -51,11 +51,8 @@ def group_in_forward() -> Any:
 
 
 def sharded_modules(model: nn.Module) -> list[Any]:
-    """The modules whose parameters `fully_shard` gathers and spreads; spread from now on."""
-    found: list[Any] = [module for module in model.modules() if isinstance(module, _fsdp("FSDPModule"))]
-    for module in found:
-        module.reshard()
-    return found
+    """The modules whose parameters `fully_shard` gathers and spreads."""
+    return [module for module in model.modules() if isinstance(module, _fsdp("FSDPModule"))]
 
 
 def _group_of(wrapper: DistributedDataParallel) -> Any:

@@ -366,7 +366,6 @@ def registered_by_hand(net: Net, rule: LinearHomeostasis) -> nn.Module:
 
 
 def given_a_group(net: Net, rule: LinearHomeostasis) -> nn.Module:
-    rule.process_group = dist.group.WORLD
     rule.attach(net)
     return net
 
@@ -381,7 +380,8 @@ def given_a_group(net: Net, rule: LinearHomeostasis) -> nn.Module:
 def the_wrapper_is_found(how: str, rank: int) -> None:
     reference, net = dense(), dense()
     one = LinearHomeostasis(0.02, 0.2, process_group=None).attach(reference)
-    many = LinearHomeostasis(0.02, 0.2)
+    group = dist.group.WORLD if how == "given_a_group" else "auto"
+    many = LinearHomeostasis(0.02, 0.2, process_group=group)
     wrapped = globals()[how](net, many)
     with pytest.raises(NoSpikesError):
         many.rates()
@@ -514,13 +514,13 @@ def an_error_in_the_rule_of_one(rank: int) -> None:
     net(batch_of(4, 4, seed=1)[rank])
     before = snapshot(net)
     kind = ValueError if rank == 1 else ProcessMismatchError
-    with mock.patch.object(
-        homeostasis, "parts", side_effect=ValueError("lost") if rank else homeostasis.parts
+    with (
+        mock.patch.object(
+            homeostasis, "parts", side_effect=ValueError("lost") if rank else homeostasis.parts
+        ),
+        pytest.raises(kind, match="lost" if rank else "process 1 raised before the update: ValueError: lost"),
     ):
-        with pytest.raises(
-            kind, match="lost" if rank else "process 1 raised before the update: ValueError: lost"
-        ):
-            homeostasis.step()
+        homeostasis.step()
     require_untouched(net, before)
     go_on(net, homeostasis, rank)
 
@@ -570,10 +570,9 @@ def frozen_in_one(rank: int) -> None:
 @scenario()
 def other_cells_in_one(rank: int) -> None:
     net = dense()
-    homeostasis = LinearHomeostasis(0.02, 0.2)
     pairs = {"layers.1": "layers.0", "layers.4": "layers.3"}
-    homeostasis.attach(ddp(net).module, pairs=pairs if rank else {"layers.1": "layers.0"})
-    homeostasis.process_group = dist.group.WORLD
+    homeostasis = LinearHomeostasis(0.02, 0.2, process_group=dist.group.WORLD)
+    homeostasis.attach(net, pairs=pairs if rank else {"layers.1": "layers.0"})
     net(batch_of(4, 4, seed=1)[rank])
     before = snapshot(net)
     with pytest.raises(ProcessMismatchError, match=r"only process 1 has .* cell 'layers.4'"):
@@ -590,7 +589,7 @@ def the_rule_once_more_in_one(rank: int) -> None:
     before = snapshot(net)
     if rank:
         homeostasis()
-    with pytest.raises(ProcessMismatchError, match=r"only process 1 has call 2 of the rule for `weight`"):
+    with pytest.raises(ProcessMismatchError, match=r"only process 1 has 2 calls of the rule for `weight`"):
         homeostasis.step()
     require_untouched(net, before)
     go_on(net, homeostasis, rank)
@@ -745,7 +744,7 @@ def gathered_cells_registered_by_hand(rank: int) -> None:
     homeostasis.register_cell("cell", Cell(net.layers[0], net.layers[1]))
     with torch.no_grad():
         net(batch_of(4, 3, seed=0)[rank])
-    with pytest.raises(HomeostasisError, match=re.escape("Call `reshard()`")):
+    with pytest.raises(HomeostasisError, match=re.escape("Call `reshard()` of the model")):
         homeostasis.step()
     net.reshard()
     homeostasis.step()
@@ -791,7 +790,7 @@ def flat_shards_are_refused(rank: int) -> None:
             nn.Module.__init__(self)
             self._fsdp_wrapped_module = module
 
-    with pytest.raises(ArgumentError, match="Use `torch.distributed.fsdp.fully_shard`"):
+    with pytest.raises(ArgumentError, match=r"Use `torch.distributed.fsdp.fully_shard`"):
         LinearHomeostasis(0.02, 0.2).attach(nn.Sequential(Flat(dense())))
 
 

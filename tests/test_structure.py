@@ -18,6 +18,7 @@ ORDER = [
     ["taps"],
     ["cells"],
     ["discovery", "units"],
+    ["contributions"],
     ["distributed"],
     ["homeostasis"],
     ["rules"],
