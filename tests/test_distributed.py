@@ -66,10 +66,11 @@ def scenario(*cases: tuple) -> Callable:
 def in_process(rank: int, folder: str) -> None:
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
+    everything = dist.FileStore(f"{folder}/store", SIZE)  # it ends with the first process that lets go of it
     for number, run in enumerate(SCENARIOS.values()):
         report = Path(folder, f"{number}.{rank}")
         torch.manual_seed(0)
-        store = dist.FileStore(f"{folder}/store{number}", SIZE)
+        store = dist.PrefixStore(str(number), everything)
         dist.init_process_group("gloo", store=store, rank=rank, world_size=SIZE, timeout=WAIT)
         try:
             run(rank)
@@ -514,12 +515,9 @@ def an_error_in_the_rule_of_one(rank: int) -> None:
     net(batch_of(4, 4, seed=1)[rank])
     before = snapshot(net)
     kind = ValueError if rank == 1 else ProcessMismatchError
-    with (
-        mock.patch.object(
-            homeostasis, "parts", side_effect=ValueError("lost") if rank else homeostasis.parts
-        ),
-        pytest.raises(kind, match="lost" if rank else "process 1 raised before the update: ValueError: lost"),
-    ):
+    said = "lost" if rank == 1 else "process 1 raised before the update: ValueError: lost"
+    failing = mock.patch.object(homeostasis, "parts", side_effect=ValueError("lost"))
+    with failing if rank == 1 else contextlib.nullcontext(), pytest.raises(kind, match=said):
         homeostasis.step()
     require_untouched(net, before)
     go_on(net, homeostasis, rank)
@@ -543,9 +541,7 @@ def empty_in_all(rank: int) -> None:
     net = dense()
     homeostasis = LinearHomeostasis(0.02, 0.2).attach(ddp(net))
     net(batch_of(0, 0, seed=1)[rank])
-    with pytest.raises(
-        NoSpikesError, match="Found no samples in any for cell 'module.layers.1', 'module.layers.4'"
-    ):
+    with pytest.raises(NoSpikesError, match=re.escape("for cell 'module.layers.1', 'module.layers.4'")):
         homeostasis.step()
     go_on(net, homeostasis, rank)
 
