@@ -73,7 +73,9 @@ class RateContribution:
         if samples and self.neurons is not None:
             own, carried = total[2:].chunk(2)
             mean = (own if self.unit.joint.samples in (-1, samples) else carried) / samples
-            joint = Joint(samples, round(steps / samples), mean.reshape(self.neurons).float())
+            device = self.unit.slot.reference.leaf.device if self.rate is None else self.rate.device
+            mean = mean.reshape(self.neurons).to(device, torch.float32)
+            joint = Joint(samples, round(steps / samples), mean)
             self.unit.joint.settle(self.unit.rate, self.rate, joint)
 
 

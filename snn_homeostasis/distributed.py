@@ -2,7 +2,10 @@
 
 Each process writes its own parts into the slots. `Several.share` sums what all have, in one
 all-reduce for all cells together, weighted by the samples that stand behind it, so that every
-process then applies the same update: that of one process with the joint batch.
+process then applies the same update: that of one process with the joint batch. Two things
+one process would do differently: where batches change their sizes and not their sum it would
+give some samples another past, and where sizes change between two calls of the rule before
+one update it would carry over the mean of what came in between.
 """
 
 from __future__ import annotations
@@ -165,14 +168,15 @@ class Several(Processes):
         if values and fits and not self.failure:
             buffer[self.size : needed] = torch.cat(values)
         self._reduce(buffer, dist.ReduceOp.SUM)
-        marks = buffer[: self.size].tolist()
+        total = buffer.cpu()  # one wait for the device
+        marks = total[: self.size].tolist()
         if 0 in marks or len(set(marks)) > 1:
             self._compare(labels)
             _refuse("something else was sent in place of the cells")
         if not fits:
             self.length = needed
             return self._sum(contributions, device)
-        return list(torch.split(buffer[self.size : needed], list(map(len, values))))
+        return list(torch.split(total[self.size : needed], list(map(len, values))))
 
     def _compare(self, labels: Sequence[str]) -> None:
         """Raises in every process if one has failed, or has other things to share."""

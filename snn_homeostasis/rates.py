@@ -256,7 +256,8 @@ class WindowedRate(RateEstimator):
 
     Memory: ``steps`` bytes and 4 more per (sample, neuron), four times that once the
     batch size has changed, because the past is then a mean over samples. For long
-    windows prefer `ExponentialRate`.
+    windows prefer `ExponentialRate`. Processes that share a batch carry the joint mean over as if
+    the past were spread evenly over the window: exact again once the window has passed.
 
     Args:
         steps: length of the window.

@@ -42,7 +42,7 @@ class Slot(TensorState):
         self.reference = reference
         self._bounds: UpdateBounds | None = None
         self.ledger = Ledger()
-        self._is_sharded = is_sharded(reference.tensor)
+        self._is_sharded = is_sharded(reference.leaf)
         for name in ("pos", "neg", "residue"):
             self.register_buffer(name, None)
 
@@ -148,7 +148,7 @@ class Slot(TensorState):
         return pos, neg
 
     def _require_spread(self) -> None:
-        if self._is_sharded and not is_sharded(self.reference.tensor):
+        if self._is_sharded and not is_sharded(self.reference.leaf):
             raise HomeostasisError(
                 f"{self.reference} should be sharded when it is changed. Found it gathered, as `fully_shard` "
                 "leaves it after a forward without backward, and the change would be lost. Call `reshard()` "
