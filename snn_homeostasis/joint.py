@@ -69,17 +69,16 @@ class Ledger(TensorState):
         share = share or self.share()
         pos, neg = share.carried or own
         pairs = [*own, pos, None if neg is None else neg.abs()]
-        given = [part for part in pairs if part is not None]
-        entry = torch.stack(
-            torch.broadcast_tensors(*(given[0].new_zeros(()) if part is None else part for part in pairs))  # type: ignore[no-untyped-call]
-        )
-        fact = torch.tensor([[share.samples, share.before, int(share.summed)]], device="cpu")
+        zero = next(part for part in pairs if part is not None).new_zeros(())
+        entry = _stacked([zero if part is None else part for part in pairs])
+        fact = torch.tensor([share.samples, share.before, int(share.summed)], device="cpu")
         if self.parts is None or self.facts is None:
-            self.parts, self.facts = entry.unsqueeze(0), fact
-            return
-        held, entry = torch.broadcast_tensors(self.parts, entry.unsqueeze(0))  # type: ignore[no-untyped-call]
-        self.parts = torch.cat([held, entry[:1]])
-        self.facts = torch.cat([self.facts, fact.to(self.facts.device)])
+            self.parts, self.facts = entry.unsqueeze(0), fact.unsqueeze(0)
+        else:
+            held = [part for entry in self.parts for part in entry]
+            parts = _stacked([*held, *entry])
+            self.parts = parts.reshape(-1, len(entry), *parts.shape[1:])
+            self.facts = torch.cat([self.facts, fact.to(self.facts.device).unsqueeze(0)])
 
     def empty(self) -> None:
         """Drops all entries."""
@@ -153,3 +152,7 @@ class Joint:
     samples: int
     steps: int
     mean: Tensor
+
+
+def _stacked(parts: list[Tensor]) -> Tensor:
+    return torch.stack(torch.broadcast_tensors(*parts))  # type: ignore[no-untyped-call]

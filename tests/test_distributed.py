@@ -286,6 +286,23 @@ def parts_of_a_rule_of_ones_own(rank: int) -> None:
     torch.testing.assert_close(net.layers[0].bias, before + 1.0)  # (3 · 0 + 1 · 4) / 4
 
 
+@scenario()
+def parts_of_several_shapes_in_one_slot(rank: int) -> None:
+    reference, net = dense(), dense()
+    one = LinearHomeostasis(0.02, 0.2, process_group=None, bounds=BOUNDS["soft"]).attach(reference)
+    many = LinearHomeostasis(0.02, 0.2, bounds=BOUNDS["soft"], process_group=dist.group.WORLD)
+    many.attach(net)
+    x = batch_of(3, 1, seed=0)
+    for homeostasis, model, data in ((one, reference, torch.cat(x)), (many, net, x[rank])):
+        model(data)
+        cell = homeostasis.cells["layers.1"]
+        cell.updater.weight = (None, torch.tensor(0.5))
+        homeostasis()
+        cell.updater.weight = (torch.linspace(0.0, 1.0, FEATURES), torch.ones(8, FEATURES))
+        homeostasis.update()
+    require_close(net, reference)
+
+
 # --- one all-reduce --------------------------------------------------------------------------
 
 
@@ -589,6 +606,22 @@ def the_rule_once_more_in_one(rank: int) -> None:
         homeostasis.step()
     require_untouched(net, before)
     go_on(net, homeostasis, rank)
+
+
+@scenario()
+def one_stays_away(rank: int) -> None:
+    group = dist.new_group(timeout=timedelta(seconds=1))
+    net = dense()
+    homeostasis = LinearHomeostasis(0.02, 0.2, process_group=group).attach(net)
+    net(batch_of(4, 4, seed=1)[rank])
+    homeostasis.step()
+    before, start = snapshot(net), time.monotonic()
+    if rank == 0:
+        with pytest.raises(ProcessMismatchError, match=re.escape("Found that one is gone, waits elsewhere")):
+            homeostasis.step()
+        assert time.monotonic() - start < 10.0
+        require_untouched(net, before)
+    dist.barrier()
 
 
 # --- state -----------------------------------------------------------------------------------
