@@ -252,6 +252,8 @@ class Team:
         if group == AUTO:
             groups = (cell.neuron.group for cell in cells)
             group = next((group for group in groups if group is not None), None)
+        if group is not None and not dist.is_initialized():
+            group = None  # the others are gone
         if group is not self._known.group:
             several = group is not None and dist.get_world_size(group) > 1
             self._known = Several(group) if several else Alone()

@@ -35,14 +35,15 @@ class Slot(TensorState):
 
     Args:
         reference: the parameter.
+        sharded: whether it is spread over processes.
     """
 
-    def __init__(self, reference: ParameterReference) -> None:
+    def __init__(self, reference: ParameterReference, *, sharded: bool = False) -> None:
         super().__init__()
         self.reference = reference
         self._bounds: UpdateBounds | None = None
         self.ledger = Ledger()
-        self._is_sharded = is_sharded(reference.leaf)
+        self._sharded = sharded
         for name in ("pos", "neg", "residue"):
             self.register_buffer(name, None)
 
@@ -129,7 +130,7 @@ class Slot(TensorState):
 
     def renewed(self) -> Slot:
         """An empty slot for the same parameter, with the same bounds."""
-        slot = Slot(self.reference)
+        slot = Slot(self.reference, sharded=self._sharded)
         slot.bounds = self.bounds
         return slot
 
@@ -148,7 +149,7 @@ class Slot(TensorState):
         return pos, neg
 
     def _require_spread(self) -> None:
-        if self._is_sharded and not is_sharded(self.reference.leaf):
+        if self._sharded and not is_sharded(self.reference.leaf):
             raise HomeostasisError(
                 f"{self.reference} should be sharded when it is changed. Found it gathered, as `fully_shard` "
                 "leaves it after a forward without backward, and the change would be lost. Call `reshard()` "
@@ -183,7 +184,8 @@ class Updater:
     __slots__ = ("is_open", "slots")  # a misspelt slot is an error
 
     def __init__(self, connection: Connection) -> None:
-        self.slots = {kind: Slot(ref) for kind, ref in connection.references.items()}
+        references = connection.references
+        self.slots = {kind: Slot(ref, sharded=is_sharded(ref.leaf)) for kind, ref in references.items()}
         self.is_open = True
 
     def __call__(self) -> None:

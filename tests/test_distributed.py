@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import functools
+import inspect
 import io
 import os
 import re
@@ -65,19 +66,23 @@ def scenario(*cases: tuple) -> Callable:
 
 def in_process(rank: int, folder: str) -> None:
     torch.set_num_threads(1)
-    warnings.simplefilter("ignore")
-    everything = dist.FileStore(f"{folder}/store", SIZE)  # it ends with the first process that lets go of it
+    warnings.simplefilter("error")
+    store = dist.FileStore(f"{folder}/store", SIZE)
     for number, run in enumerate(SCENARIOS.values()):
-        report = Path(folder, f"{number}.{rank}")
         torch.manual_seed(0)
-        store = dist.PrefixStore(str(number), everything)
-        dist.init_process_group("gloo", store=store, rank=rank, world_size=SIZE, timeout=WAIT)
+        report = "passed"
         try:
+            own = dist.PrefixStore(f"scenario {number}", store)
+            dist.init_process_group("gloo", store=own, rank=rank, world_size=SIZE, timeout=WAIT)
             run(rank)
-            report.write_text("passed")
         except BaseException:
-            report.write_text(traceback.format_exc())
-        dist.destroy_process_group()
+            report = traceback.format_exc()
+        Path(folder, f"{number}.{rank}").write_text(report)
+        if number + 1 < len(SCENARIOS):  # nobody leaves before all have come; of the last, one dies
+            store.set(f"{number}.{rank}", "done")
+            store.wait([f"{number}.{each}" for each in range(SIZE)], WAIT)
+        if dist.is_initialized():
+            dist.destroy_process_group()
 
 
 @pytest.fixture(scope="module")
@@ -156,8 +161,13 @@ def batch_of(*sizes: int, seed: int) -> list[Tensor]:
     return list(x.split(sizes))
 
 
-def ddp(net: nn.Module, **kwargs) -> DistributedDataParallel:
-    return DistributedDataParallel(net, **{"broadcast_buffers": False, **kwargs})
+SYNC = "broadcast_buffers"
+if "forward_sync_buffers" in inspect.signature(DistributedDataParallel).parameters:
+    SYNC = "forward_sync_buffers"
+
+
+def ddp(net: nn.Module, sync: bool = False, **kwargs) -> DistributedDataParallel:
+    return DistributedDataParallel(net, **{SYNC: sync}, **kwargs)
 
 
 def require_replicas(net: nn.Module) -> None:
@@ -434,18 +444,17 @@ def a_group_that_is_none(rank: int) -> None:
 
 @scenario()
 def membranes_that_would_be_overwritten(rank: int) -> None:
-    name = "forward_sync_buffers" if hasattr(ddp(dense()), "forward_sync_buffers") else "broadcast_buffers"
-    mould = f"`{name}` should be False for a spiking model. Found `{name} = True`"
+    mould = f"`{SYNC}` should be False for a spiking model. Found `{SYNC} = True`"
     net = dense()
     with pytest.raises(ArgumentError, match=mould):
-        LinearHomeostasis(0.02, 0.2).attach(ddp(net, broadcast_buffers=True))
+        LinearHomeostasis(0.02, 0.2).attach(ddp(net, sync=True))
     late = LinearHomeostasis(0.02, 0.2).attach(net)
     with pytest.raises(ArgumentError, match=mould):
-        ddp(net, broadcast_buffers=True)(batch_of(4, 4, seed=0)[rank])
+        ddp(net, sync=True)(batch_of(4, 4, seed=0)[rank])
     del late
     ignored = [f"layers.{layer}.mem" for layer in (1, 4)]
     DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(net, ignored)
-    LinearHomeostasis(0.02, 0.2).attach(ddp(net, broadcast_buffers=True))
+    LinearHomeostasis(0.02, 0.2).attach(ddp(net, sync=True))
 
 
 @scenario()
