@@ -14,9 +14,10 @@ from torch import Tensor, nn
 from .cells import Cell
 from .checks import require, require_finite
 from .discovery import build_cells, find_cells, named_cells
-from .distributed import AUTO, Group, Processes, Team
+from .distributed import Processes
 from .errors import HomeostasisError, NonFiniteError, NoSpikesError
 from .settings import CellState, Settings, Target, check_target
+from .teams import AUTO, Group, Team
 from .units import Unit, set_bounds
 from .updates import Parts, Slot
 

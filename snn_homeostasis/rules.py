@@ -12,10 +12,10 @@ from torch import Tensor
 
 from .bounds import UpdateBounds
 from .cells import Cell
-from .distributed import AUTO, Group
 from .homeostasis import Homeostasis
 from .rates import CumulativeRate, RateEstimator
 from .settings import BatchReduction, CellState, Settings, Target
+from .teams import AUTO, Group
 
 __all__ = ["LinearHomeostasis"]
 

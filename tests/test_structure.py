@@ -20,6 +20,7 @@ ORDER = [
     ["discovery", "units"],
     ["contributions"],
     ["distributed"],
+    ["teams"],
     ["homeostasis"],
     ["rules"],
     ["__init__"],
