@@ -15,6 +15,8 @@ estimate) → `rules` (what to change) → `updates` (the slots) → `bounds` �
 from .bounds import Bounds, ClampBounds, PowerBounds, SharpBounds
 from .cells import Cell
 from .connections import ChannelConnection, Connection, DenseConnection, OneToOneConnection, connect
+from .delayed_layer import DelayedLayer
+from .delays import DelayedConv2d, DelayedLinear
 from .discovery import FoundCell, find_cells
 from .errors import (
     ArgumentError,
@@ -27,10 +29,12 @@ from .errors import (
     UnpairedNeuronError,
     UnsupportedLayerError,
     UnsupportedNeuronError,
+    WaitingGraphError,
 )
+from .estimator import RateEstimator
 from .homeostasis import Homeostasis
 from .neurons import one_step, spikes_of
-from .rates import CumulativeRate, ExponentialRate, RateEstimator, WindowedRate
+from .rates import CumulativeRate, ExponentialRate, WindowedRate
 from .rules import LinearHomeostasis
 
 __all__ = [
@@ -41,6 +45,9 @@ __all__ = [
     "ClampBounds",
     "Connection",
     "CumulativeRate",
+    "DelayedConv2d",
+    "DelayedLayer",
+    "DelayedLinear",
     "DenseConnection",
     "ExponentialRate",
     "FoundCell",
@@ -59,6 +66,7 @@ __all__ = [
     "UnpairedNeuronError",
     "UnsupportedLayerError",
     "UnsupportedNeuronError",
+    "WaitingGraphError",
     "WindowedRate",
     "connect",
     "find_cells",

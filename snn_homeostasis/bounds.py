@@ -11,6 +11,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
 from .checks import require
@@ -166,4 +167,13 @@ class ClampBounds(Bounds):
 
     def settle_(self, param: Tensor) -> None:
         # p + (max - p) need not round to max
-        param.clamp_(self.min, self.max)
+        param.clamp_(_inside(self.min, param.dtype, math.inf), _inside(self.max, param.dtype, -math.inf))
+
+
+def _inside(limit: float | None, dtype: torch.dtype, inwards: float) -> float | None:
+    """A limit as half precision can represent it, without passing it; as it is in other types."""
+    if limit is None or dtype not in (torch.float16, torch.bfloat16):
+        return limit
+    nearest = torch.tensor(limit, dtype=dtype, device="cpu")
+    passes = nearest.item() > limit if inwards < 0 else nearest.item() < limit
+    return (nearest.nextafter(torch.full_like(nearest, inwards)) if passes else nearest).item()

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .delay_connections import delay_channels
 from .inner import connect_cell
 from .taps import SpikeListener, SpikeTap
 from .updates import Updater
@@ -24,6 +25,8 @@ class Cell:
         neuron: the snntorch neuron whose rate they regulate.
         norm: the batch norm between the two, if there is one. It cancels the layer's bias,
             so ``param="bias"`` then means the norm's.
+        delay: a module between layer and neuron that delays each channel, as snntorch's
+            SynapticDelay does where it is installed; ``param="delay"`` then means its delay.
 
     Attributes:
         connection: the receptive view and the parameters of the layer.
@@ -42,11 +45,19 @@ class Cell:
     (torch.Size([5, 2]), torch.Size([5, 2, 1, 1]))
     """
 
-    def __init__(self, layer: nn.Module, neuron: nn.Module, norm: nn.Module | None = None) -> None:
+    def __init__(
+        self,
+        layer: nn.Module,
+        neuron: nn.Module,
+        norm: nn.Module | None = None,
+        delay: nn.Module | None = None,
+    ) -> None:
         self.connection = connect_cell(layer, neuron, norm)
+        if delay is not None:
+            delay_channels(self.connection, delay)
         self.neuron = SpikeTap(neuron, self.connection.require_output)
         self.updater = Updater(self.connection)
-        self._ports: list[_MonitorPort] = []
+        self._listeners: list[SpikeListener] = []
         self.neuron.open()
         weakref.finalize(self, self.neuron.close).atexit = False
 
@@ -56,16 +67,16 @@ class Cell:
         return self.neuron.module.training
 
     def listen(self, listener: SpikeListener) -> None:
-        """Hands every observed spike tensor ``[T, B, *N]`` to ``listener``."""
-        self.neuron.listeners.append(listener)
-        self.neuron.open()
+        """Registers a listener, and hands it every observed spike."""
+        self._listeners.append(listener)
+        self.neuron.listen(listener)
         self.updater.is_open = True
 
     def unlisten(self, listener: SpikeListener) -> None:
         """Ends `listen`; with its last listener the cell lets go of the neuron."""
-        listeners = self.neuron.listeners
-        listeners[:] = [other for other in listeners if other != listener]
-        if not listeners:
+        self._listeners = [other for other in self._listeners if other is not listener]
+        self.neuron.unlisten(listener)
+        if not self._listeners:
             self.neuron.close()
             self.updater.close()
 
@@ -75,8 +86,7 @@ class Cell:
         """Gives an inferno trainer a monitor of this cell's spikes, never one of another's."""
         port = _MonitorPort()
         monitor = constructor(attr.rpartition(".")[2], port)
-        self._ports.append(port)
-        self.listen(port.show)
+        self.listen(port)
         return monitor
 
     def __repr__(self) -> str:
@@ -89,9 +99,16 @@ class _MonitorPort(nn.Module):
 
     spike: Tensor
 
-    def show(self, spikes: Tensor) -> None:
-        for self.spike in spikes != 0:
-            self(self.spike)
+    def fit(self, spikes: Tensor) -> None:
+        pass
+
+    def record(self, spikes: Tensor) -> None:
+        self.spike = spikes != 0
+        self(self.spike)
+
+    def update(self, spikes: Tensor) -> None:
+        for step in spikes:
+            self.record(step)
 
     def forward(self, spike: Tensor) -> torch.Size:
         return spike.shape

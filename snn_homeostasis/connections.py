@@ -41,6 +41,9 @@ class Connection(ABC):
         norm: a normalisation between the layer and the neuron. It cancels the layer's own
             bias, so its bias takes that role.
         gates: how many times the rows of the weight repeat the neuron's channels.
+
+    Attributes:
+        limits: what a parameter has to stay within whatever bounds it is given, by name.
     """
 
     names: ClassVar[dict[str, str]] = {"weight": "weight", "bias": "bias"}
@@ -55,6 +58,7 @@ class Connection(ABC):
             owners["bias"] = (norm, "bias")
         references = {kind: refer(*owner) for kind, owner in owners.items()}
         self.references = {kind: ref for kind, ref in references.items() if ref is not None}
+        self.limits: dict[str, tuple[float, float]] = {}
         self._require_norm_fits()
 
     @property
@@ -100,18 +104,22 @@ class Connection(ABC):
         """Reduced receptive data (without B and L) in the shape of the bias."""
         return k.reshape(-1)
 
+    def like_delay(self, k: Tensor) -> Tensor:
+        """Reduced receptive data (without B and L) for a delay of each weight, or of each channel."""
+        return self.like_bias(k) if self.delay is not None and self.delay.ndim == 1 else k
+
     def require_output(self, shape: torch.Size) -> None:
-        """Checks that spikes ``[T, B, *N]`` can come from this layer.
+        """Checks that spikes ``[B, *N]`` can come from this layer.
 
         Raises:
             ArgumentError: if the neurons cannot be laid out against the weight.
         """
         try:
-            self.positions(torch.empty(shape[1:], device="meta"))
+            self.positions(torch.empty(shape, device="meta"))
         except (RuntimeError, IndexError):
             raise ArgumentError(
                 f"`neuron` should have the {self.features} features of {type(self.layer).__name__}, "
-                f"as [B, *N]. Found spikes of shape {list(shape[1:])}. Pair the neuron with the "
+                f"as [B, *N]. Found spikes of shape {list(shape)}. Pair the neuron with the "
                 "layer that drives it, and give the model a batch dimension."
             ) from None
 

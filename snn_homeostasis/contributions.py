@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from .joint import Joint
+from .slots import Slot
 from .units import Unit
-from .updates import Slot
 
 __all__ = ["Contribution", "contributions_of"]
 
@@ -128,8 +128,6 @@ def contributions_of(units: Sequence[Unit]) -> list[Contribution]:
     """What the cells have to share: the rate of each, and all pending slots, each once."""
     slots: dict[Slot, str] = {}
     for unit in units:
-        for slot in unit.cell.updater.slots.values():
-            if slot.pending:
-                slots.setdefault(slot, unit.name)
+        slots = {slot: unit.name for slot in unit.all_slots if slot.pending} | slots
     rates = [RateContribution(unit) for unit in units]
     return [*rates, *(SlotContribution(name, slot) for slot, name in slots.items())]

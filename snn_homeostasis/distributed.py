@@ -22,8 +22,9 @@ from torch import Tensor
 
 from .contributions import Contribution, contributions_of
 from .errors import HomeostasisError, NoSpikesError, ProcessMismatchError
+from .ledger import is_sum
 from .sharded import is_sharded
-from .units import Unit, is_sum
+from .units import Unit
 
 __all__ = ["Alone", "Processes", "Several"]
 
@@ -64,7 +65,7 @@ class Processes(ABC):
         """
 
     @abstractmethod
-    def agree(self, flags: Tensor, about: Iterable[Tensor]) -> Tensor:
+    def agree(self, flags: Tensor, about: Sequence[Tensor]) -> Tensor:
         """Flags that are true in every process, if they are about sharded tensors."""
 
     def forget(self) -> None:
@@ -84,7 +85,7 @@ class Alone(Processes):
     def share(self, units: Sequence[Unit]) -> None:
         pass
 
-    def agree(self, flags: Tensor, about: Iterable[Tensor]) -> Tensor:
+    def agree(self, flags: Tensor, about: Sequence[Tensor]) -> Tensor:
         return flags
 
 
@@ -119,7 +120,7 @@ class Several(Processes):
     def open(self, units: Iterable[Unit]) -> None:
         for unit in units:
             is_sum(unit.state.batch_reduction)
-            for slot in unit.cell.updater.slots.values():
+            for slot in unit.all_slots:
                 slot.ledger.share = unit.share
 
     def share(self, units: Sequence[Unit]) -> None:
@@ -141,7 +142,7 @@ class Several(Processes):
         for each, total in zip(contributions, totals, strict=True):
             each.settle(total)
 
-    def agree(self, flags: Tensor, about: Iterable[Tensor]) -> Tensor:
+    def agree(self, flags: Tensor, about: Sequence[Tensor]) -> Tensor:
         if not any(is_sharded(tensor) for tensor in about):
             return flags
         flags = flags.to(torch.int32)

@@ -13,6 +13,7 @@ __all__ = [
     "UnpairedNeuronError",
     "UnsupportedLayerError",
     "UnsupportedNeuronError",
+    "WaitingGraphError",
 ]
 
 
@@ -42,6 +43,10 @@ class NoSpikesError(HomeostasisError, RuntimeError):
 
 class NonFiniteError(HomeostasisError, RuntimeError):
     """A rate, a membrane or an update is NaN or infinite."""
+
+
+class WaitingGraphError(HomeostasisError, RuntimeError):
+    """A parameter would be changed that a graph still needs for its backward."""
 
 
 class ProcessMismatchError(HomeostasisError, RuntimeError):

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import weakref
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from types import MappingProxyType
 from typing import Any, NoReturn, Self
 
@@ -12,14 +12,18 @@ import torch
 from torch import Tensor, nn
 
 from .cells import Cell
-from .checks import require, require_finite
-from .discovery import build_cells, find_cells, named_cells
+from .changes import changes_of, make_all, warn_stuck
+from .checks import require_finite
+from .discovery import Choice, announce, build_cells, find_cells
 from .distributed import Processes
-from .errors import HomeostasisError, NonFiniteError, NoSpikesError
+from .errors import HomeostasisError, NonFiniteError, NoSpikesError, WaitingGraphError
+from .following import Release, at_end, step_after
+from .ledger import Parts
+from .registry import key_of, owners_of, require_new, select, set_bounds
 from .settings import CellState, Settings, Target, check_target
+from .slots import unchanged_on_error
 from .teams import AUTO, Group, Team
-from .units import Unit, set_bounds
-from .updates import Parts, Slot
+from .units import Unit, require_no_waiting_graph
 
 __all__ = ["Homeostasis"]
 
@@ -50,8 +54,8 @@ class Homeostasis(nn.Module, ABC):
         super().__init__()
         self.defaults = defaults
         self.units = nn.ModuleDict()
-        self._releases: dict[str, weakref.finalize[Any, Any]] = {}
-        self._following: list[weakref.finalize[Any, Any]] = []
+        self._releases: dict[str, Release] = {}
+        self._following: list[Release] = []
         self._team = Team(process_group)
 
     @abstractmethod
@@ -89,25 +93,42 @@ class Homeostasis(nn.Module, ABC):
                 if the layer lacks the param; or for a value that cannot work.
         """
         settings = self.defaults.override(overrides)
-        self._require_new(name, cell, settings.param)
-        self._share_slots(cell)
+        require_new(self._units(), name, cell, settings.param)
         unit = Unit(name, cell, settings)
+        set_bounds(self._units(), unit, settings.bounds)
         self._team.admit(unit)
+        cell.listen(unit.rate)
         unit.train(self.training)
-        cell.listen(unit.observe)
-        self.units[_key(name)] = unit
-        self._releases[name] = _at_end(self, cell.unlisten, unit.observe)
+        self.units[key_of(name)] = unit
+        self._releases[name] = at_end(self, cell.unlisten, unit.rate)
         return unit
 
     def attach(
-        self, model: nn.Module, *, pairs: Mapping[str, str | Sequence[str]] | None = None, **overrides: Any
+        self,
+        model: nn.Module,
+        example: Any = None,
+        *,
+        pairs: Mapping[str, str | Sequence[str]] | None = None,
+        include: Choice | None = None,
+        exclude: Choice | None = None,
+        **overrides: Any,
     ) -> Self:
         """Finds the cells of a model and registers them all.
 
+        Each layer that drives a neuron is a cell of its own. A parameter that drives several
+        neurons has one slot, in which their parts are summed. Where a neuron fires less when its
+        layer puts out more, the plasticity of the cell is taken with the sign reversed. Each of
+        these is said in a warning.
+
         Args:
-            model: an `nn.Sequential`, nested or not, or any model with ``pairs``.
-            pairs: neuron → layer, or a list of layers, by module path. Exactly these are
-                registered.
+            model: any model with an ``example``; an `nn.Sequential`, nested or not, without.
+            example: an input of the model, a tuple of its arguments, or a dict of them by name.
+                The model is run on it once, and left as it was: see `find_cells`.
+            pairs: neuron → layer, or a list of layers, by module path, in place of what would be
+                found. Without an example, exactly these are registered.
+            include: keep only the cells of these: paths of layers, of neurons or of modules
+                around them, or types of layers.
+            exclude: leave out the cells of these.
             **overrides: any argument of the constructor, for these cells.
 
         Returns:
@@ -117,28 +138,23 @@ class Homeostasis(nn.Module, ABC):
             UnpairedNeuronError: naming every neuron whose layer cannot be known.
             ArgumentError: naming every neuron whose layers lack the param.
         """
-        param = self.defaults.override(overrides).param
+        settings = self.defaults.override(overrides)
         group = self._team.meet(model)
-        found = find_cells(model) if pairs is None else named_cells(model, pairs)
-        cells = [
-            (each, cell)
-            for each, cell in build_cells(model, found)
-            if _offers(cell, param, frozen=pairs is not None)
-        ]
-        lacking = {each.neuron for each in found} - {each.neuron for each, _ in cells}
-        require(
-            not lacking,
-            "param",
-            "be a parameter of a layer of every neuron, and not frozen",
-            param,
-            f"None is there for {', '.join(sorted(f'`{path}`' for path in lacking))}: build its layer with "
-            "one, take another param, or name a frozen layer in `pairs=`.",
-        )
+        found = find_cells(model, example, pairs=pairs, include=include, exclude=exclude)
+        self._team.reshard()  # the example has gathered them
+        cells = build_cells(model, found, settings.param, frozen=pairs or ())
         for each, cell in cells:
-            self._require_new(each.name, cell, param)
-        for each, cell in cells:
-            cell.neuron.group = group
-            self.register_cell(each.name, cell, **overrides)
+            require_new(self._units(), each.name, cell, settings.param)
+        announce(cells, settings.param, by_hand=bool(pairs or include or exclude))
+        try:
+            for each, cell in cells:
+                cell.neuron.group = group
+                sign = -1 if each.sign < 0 else 1
+                self.register_cell(each.name, cell, **{**overrides, "plasticity": sign * settings.plasticity})
+        except BaseException:  # a warning, for instance, that was made an error
+            for name in {each.name for each, _ in cells} & set(self.cells):
+                self.remove_cell(name)
+            raise
         return self
 
     def forward(self, target: Target | None = None, cells: Iterable[str] | None = None) -> None:
@@ -159,7 +175,7 @@ class Homeostasis(nn.Module, ABC):
         """
         if target is not None:
             check_target(target)
-        units = [unit for unit in self._selected(cells) if unit.active]
+        units = [unit for unit in select(self._units(), cells) if unit.active]
         self._processes.open(units)
         with self._processes.deferring(NoSpikesError, NonFiniteError), torch.no_grad():
             parts = [self._parts_of(unit, target) for unit in units]
@@ -168,8 +184,9 @@ class Homeostasis(nn.Module, ABC):
                 [(unit.name, "rate", part) for unit, pairs in written for pair in pairs for part in pair]
                 + [(unit.name, "membrane", unit.cell.neuron.membrane) for unit in units]
             )
-            for unit, pairs in written:
-                unit.add(*pairs)
+            with unchanged_on_error(unit.slot for unit in units):
+                for unit, pairs in written:
+                    unit.add(*pairs)
 
     def update(self) -> None:
         """Applies every slot to its parameter through its bounds, once, and empties it.
@@ -177,19 +194,28 @@ class Homeostasis(nn.Module, ABC):
         Slots of frozen cells stay as they are.
 
         Raises:
-            NonFiniteError: if a change is not finite. No parameter is touched then.
+            NonFiniteError: if a change is not finite.
+            WaitingGraphError: if a parameter is needed by a graph that waits for its backward.
             ProcessMismatchError: if processes that train one model differ in their cells.
                 What was pending is dropped in all of them, also when one of them has raised.
+
+        No parameter is touched then. An interruption leaves all parameters as they were, or
+        all of them updated.
         """
+        units, processes = list(self._units()), self._processes
+        owners = owners_of(units)
+        with processes.deferring(WaitingGraphError):
+            require_no_waiting_graph(owners)
         self._team.reshard()
-        self._processes.share(list(self._units()))
-        active = {unit.name for unit in self._units() if unit.active}
-        pending = {slot: name for name, slot in self._slots() if slot.pending and name in active}
-        deltas = [(slot, slot.delta()) for slot in pending]
-        changes = [(pending[slot], "update", delta) for slot, delta in deltas]
-        require_finite(changes, lambda flags: self._processes.agree(flags, [delta for _, delta in deltas]))
-        for slot, delta in deltas:
-            slot.commit(delta)
+        processes.share(units)
+        changes = changes_of(owners)
+        changed = [(owners[slot], change) for change in changes for slot in change.slots]
+        outcomes = [(unit.name, "update", change.outcome) for unit, change in changed]
+        require_finite(outcomes, processes.agree)
+        make_all(changes)
+        for unit, _ in changed:
+            unit.cell.neuron.forget()
+        warn_stuck({f"cell {unit.name!r}": change for unit, change in changed})
 
     def step(self, target: Target | None = None, cells: Iterable[str] | None = None) -> None:
         """`forward`, then `update`: call it after ``optimizer.step()``.
@@ -198,20 +224,30 @@ class Homeostasis(nn.Module, ABC):
             target: for this call alone, in place of each cell's own.
             cells: names of the cells to take, all by default.
         """
-        with self._processes.deferring(Exception):
-            self(target, cells)
-        self.update()
+        with unchanged_on_error(slot for unit in self._units() for slot in unit.all_slots):
+            with self._processes.deferring(Exception):
+                self(target, cells)
+            self.update()
+
+    @contextmanager
+    def pause(self) -> Iterator[None]:
+        """Observes nothing inside the ``with`` block, where the hooks are off.
+
+        For what runs the model more often than once for each `step`, as the closure of an
+        LBFGS does. `step` still works inside, with what was observed before.
+        """
+        units = list(self._units())
+        for unit in units:
+            unit.pause()
+        try:
+            yield
+        finally:
+            for unit in units:
+                unit.resume()
 
     def follow(self, optimizer: torch.optim.Optimizer) -> Self:
         """Calls `step` after every step of ``optimizer``, so that bounds hold after it."""
-        this = weakref.ref(self)
-
-        def step(*_: Any) -> None:
-            homeostasis = this()
-            if homeostasis is not None:
-                homeostasis.step()
-
-        self._following.append(_at_end(self, optimizer.register_step_post_hook(step).remove))
+        self._following.append(step_after(optimizer, self))
         return self
 
     def rates(self) -> dict[str, Tensor]:
@@ -229,11 +265,7 @@ class Homeostasis(nn.Module, ABC):
     def clear(self) -> None:
         """Forgets the rate estimates and what is pending in the slots."""
         for unit in self._units():
-            unit.rate.reset()
-            unit.joint.reset()
-            unit.cell.neuron.membrane = None
-        for _, slot in self._slots():
-            slot.empty()
+            unit.reset()
         self._processes.forget()
 
     def remove(self) -> None:
@@ -246,9 +278,9 @@ class Homeostasis(nn.Module, ABC):
 
     def remove_cell(self, name: str) -> None:
         """Takes the hook of one cell off and forgets it."""
-        self._selected([name])
+        select(self._units(), [name])
         self._releases.pop(name)()
-        del self.units[_key(name)]
+        del self.units[key_of(name)]
 
     def __deepcopy__(self, memo: dict[int, Any]) -> NoReturn:
         self._refuse_copy("copied")
@@ -267,67 +299,9 @@ class Homeostasis(nn.Module, ABC):
             assert isinstance(unit, Unit)
             yield unit
 
-    def _slots(self) -> Iterator[tuple[str, Slot]]:
-        for unit in self._units():
-            for slot in unit.cell.updater.slots.values():
-                yield unit.name, slot
-
-    def _selected(self, cells: Iterable[str] | None) -> list[Unit]:
-        units = {unit.name: unit for unit in self._units()}
-        names = units if cells is None else [cells] if isinstance(cells, str) else cells
-        for name in names:
-            known = ", ".join(map(repr, units)) or "none yet"
-            require(name in units, "cells", f"name registered cells ({known})", name, "Check the spelling.")
-        return [units[name] for name in dict.fromkeys(names)]
-
     def _parts_of(self, unit: Unit, target: Target | None) -> list[Parts]:
         return [self.parts(unit.cell, unit.state, *estimate) for estimate in unit.estimates(target)]
 
     @property
     def _processes(self) -> Processes:
         return self._team.of(unit.cell for unit in self._units())
-
-    def _share_slots(self, cell: Cell) -> None:
-        """Gives tied parameters the one slot that another cell has for them."""
-        slots = cell.updater.slots
-        for _, other in list(self._slots()):
-            for kind, slot in slots.items():
-                if other is not slot and other.reference.leaf is slot.reference.leaf:
-                    set_bounds(other, slot.bounds)
-                    slots[kind] = other
-
-    def _require_new(self, name: str, cell: Cell, param: str) -> None:
-        require(
-            bool(name) and _key(name) not in self.units and not hasattr(nn.ModuleDict, _key(name)),
-            "name",
-            "be new and not empty, and no attribute of a module",
-            name,
-            "Choose another, or `remove_cell` the old one.",
-        )
-        for unit in self._units():
-            same = unit.cell.connection.layer is cell.connection.layer
-            same = same and unit.cell.neuron.module is cell.neuron.module
-            require(
-                not (same and unit.state.param == param),
-                "cell",
-                f"be regulated once by its {param}",
-                None,
-                "Remove one of the two.",
-                show=f"the same layer and neuron in cell {unit.name!r}",
-            )
-
-
-def _at_end(owner: object, call: Callable[..., object], *args: Any) -> weakref.finalize[Any, Any]:
-    """Has something called when ``owner`` is gone, or earlier by hand; once in any case."""
-    release = weakref.finalize(owner, call, *args)
-    release.atexit = False
-    return release
-
-
-def _key(name: str) -> str:
-    return name.replace(".", "/")
-
-
-def _offers(cell: Cell, param: str, frozen: bool) -> bool:
-    reference = cell.connection.references.get(param)
-    return reference is not None and (frozen or reference.leaf.requires_grad)

@@ -20,6 +20,7 @@ from .checks import warn
 from .errors import UnsupportedNeuronError
 
 __all__ = [
+    "Spikes",
     "admit_neuron",
     "binary_factor",
     "is_inhibited",
@@ -30,13 +31,16 @@ __all__ = [
 ]
 
 
-def one_step(spikes: Tensor) -> Tensor:
-    """Spikes ``[B, *N]`` of a single step as ``[1, B, *N]``, detached."""
-    return spikes.detach().unsqueeze(0)
+Spikes = Tensor | tuple[Tensor]
+
+
+def one_step(spikes: Tensor) -> Spikes:
+    """Spikes ``[B, *N]`` of a single step, as `spikes_of` returns them."""
+    return (spikes,)
 
 
 @singledispatch
-def spikes_of(neuron: nn.Module, output: Any) -> Tensor:
+def spikes_of(neuron: nn.Module, output: Any) -> Spikes:
     """The spikes in what a neuron returned.
 
     Args:
@@ -44,9 +48,9 @@ def spikes_of(neuron: nn.Module, output: Any) -> Tensor:
         output: the return value of its ``forward``.
 
     Returns:
-        ``[T, B, *N]``, nonzero where a neuron fired. T is 1 for the neurons that are called
-        once per step. The time axis comes from the class: the shapes of both kinds have the
-        same rank.
+        Nonzero where a neuron fired: ``[T, B, *N]``, or `one_step` of ``[B, *N]`` for the
+        neurons that are called once per step. Which of the two comes from the class: the
+        shapes of both kinds have the same rank.
 
     Raises:
         UnsupportedNeuronError: if the class is not registered.
@@ -60,18 +64,18 @@ def spikes_of(neuron: nn.Module, output: Any) -> Tensor:
 
 
 @spikes_of.register
-def _(neuron: snn.SpikingNeuron, output: Any) -> Tensor:
-    return one_step(output if isinstance(output, Tensor) else output[0])
+def _(neuron: snn.SpikingNeuron, output: Any) -> Spikes:
+    return (output if isinstance(output, Tensor) else output[0],)
 
 
 @spikes_of.register
-def _(neuron: snn.StateLeaky, output: tuple[Tensor, Tensor]) -> Tensor:
+def _(neuron: snn.StateLeaky, output: tuple[Tensor, Tensor]) -> Spikes:
     return output[0]
 
 
 @spikes_of.register(snn.LeakyParallel)
 @spikes_of.register(snn.AssociativeLeaky)
-def _(neuron: nn.Module, output: Tensor) -> Tensor:
+def _(neuron: nn.Module, output: Tensor) -> Spikes:
     return output if output.ndim > 2 else output.unsqueeze(1)
 
 
@@ -87,8 +91,7 @@ def membrane_of(neuron: nn.Module, inputs: Any, output: Any) -> Tensor | None:
         inputs: its first argument in the last call.
         output: what it returned.
     """
-    membrane = getattr(neuron, "mem", None)
-    return membrane.detach() if isinstance(membrane, Tensor) else None
+    return neuron._buffers.get("mem")
 
 
 @membrane_of.register

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import NoReturn
 
@@ -40,10 +38,14 @@ class ParameterReference(ABC):
     def leaf(self) -> Tensor:
         """The Parameter behind the value; tied parameters share it."""
 
+    @property
     @abstractmethod
-    @contextmanager
-    def edit(self) -> Iterator[Tensor]:
-        """Gives the value to be changed in place; on leaving, the layer has the change."""
+    def is_plain(self) -> bool:
+        """Whether the value is a Parameter that can be changed in place."""
+
+    @abstractmethod
+    def write(self, value: Tensor) -> None:
+        """Gives the layer a new value; the Parameters stay the same objects."""
 
     def __str__(self) -> str:
         return f"`{self.name}` of {type(self.module).__name__}"
@@ -68,10 +70,12 @@ class PlainReference(ParameterReference):
     def leaf(self) -> Tensor:
         return self.tensor
 
-    @contextmanager
-    def edit(self) -> Iterator[Tensor]:
-        with torch.no_grad():
-            yield self.tensor
+    @property
+    def is_plain(self) -> bool:
+        return True
+
+    def write(self, value: Tensor) -> None:
+        self.tensor.copy_(value)
 
 
 class ParametrizedReference(ParameterReference):
@@ -81,12 +85,12 @@ class ParametrizedReference(ParameterReference):
     def leaf(self) -> Tensor:
         return next(_parametrization(self.module, self.name).parameters())
 
-    @contextmanager
-    def edit(self) -> Iterator[Tensor]:
-        with torch.no_grad():
-            value = self.tensor.clone()
-            yield value
-            setattr(self.module, self.name, value)
+    @property
+    def is_plain(self) -> bool:
+        return False
+
+    def write(self, value: Tensor) -> None:
+        setattr(self.module, self.name, value)
 
 
 def refer(module: nn.Module, name: str) -> ParameterReference | None:

@@ -3,109 +3,23 @@
 from __future__ import annotations
 
 import math
-from abc import ABC, abstractmethod
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from .checks import require
-from .errors import ArgumentError, NoSpikesError
-from .state import TensorState
+from .estimator import RateEstimator, carried, fits, zeros_for
 
-__all__ = ["CumulativeRate", "ExponentialRate", "RateEstimator", "WindowedRate"]
-
-
-class RateEstimator(TensorState, ABC):
-    """Base of the estimators: what `update` has seen so far, `rate` tells.
-
-    An estimator is one class with `update`, `rate` and `reset`. Its tensors are buffers,
-    its number of observed steps is `steps`; both are saved and moved with it. Estimates
-    are kept in float32 or better whatever the spikes come in.
-    """
-
-    counters: tuple[str, ...] = ("steps",)
-    steps: int = 0
-
-    @abstractmethod
-    def update(self, spikes: Tensor) -> None:
-        """Takes in spikes.
-
-        Args:
-            spikes: ``[T, B, *N]``, nonzero where a neuron fired; T is 1 for one step. Their
-                number T is to be added to `steps`.
-
-        Raises:
-            ArgumentError: if the neurons ``[*N]`` are others than before; the batch may change.
-        """
-
-    @property
-    @abstractmethod
-    def rate(self) -> Tensor:
-        """The current estimate ``[B, *N]`` in spikes per step.
-
-        Raises:
-            NoSpikesError: before the first update.
-        """
-
-    def reset(self) -> None:
-        """Forgets everything that was observed."""
-        self.steps = 0
-        for name in self._buffers:
-            self._buffers[name] = None
-
-    def memory(self, steps: int) -> float:
-        """The weight that the estimate of ``steps`` observed steps has in the current one.
-
-        It and `assume` let processes that share a batch carry the mean of all samples over
-        when its size changes. An estimator that leaves them out carries its own mean.
-        """
-        return 0.0
-
-    def assume(self, rate: Tensor, steps: int) -> None:
-        """Takes over an estimate ``[B, *N]`` of ``steps`` steps in place of its own."""
-
-    def require_spikes(self) -> None:
-        """Raises `NoSpikesError` before the first update."""
-        if not self.steps:
-            raise NoSpikesError(
-                "`rate` should be read after at least one step. Found `steps = 0`. "
-                "Run the model in training mode first."
-            )
-
-
-def _same_batch(state: Tensor, spikes: Tensor) -> bool:
-    return state.shape[1:] == spikes.shape[1:] and state.device == spikes.device
-
-
-def carried(state: Tensor, batch: Tensor, dim: int) -> Tensor:
-    """``state`` for another batch: its mean over the old one, for every new sample.
-
-    Args:
-        state: a tensor with the samples along ``dim``.
-        batch: a tensor with the new number of samples along ``dim``, on its device.
-        dim: the dimension of the samples.
-    """
-    shape = list(state.shape)
-    shape[dim] = batch.shape[dim]
-    before, now = state.shape[dim + 1 :], batch.shape[dim + 1 :]
-    if before != now:
-        raise ArgumentError(
-            f"`spikes` should keep the shape [*N] of their neurons. Found {list(now)} after {list(before)}. "
-            "Call `clear()` before the model takes inputs of another size."
-        )
-    state = state.to(batch.device)
-    if state.shape[dim] == shape[dim]:
-        return state
-    return state.float().mean(dim, keepdim=True).expand(shape).clone()
+__all__ = ["CumulativeRate", "ExponentialRate", "WindowedRate"]
 
 
 class CumulativeRate(RateEstimator):
     """The mean over all steps since the last `reset`.
 
-    Spikes are counted exactly: the counter is folded into a running mean before it
-    reaches the largest integer of float32, and when the batch changes. Memory: 4 bytes
-    per (sample, neuron), and as much again after 2**23 steps.
+    Spikes are counted. The counts are folded into a running mean before they reach the
+    largest integer of float32. Memory: 4 bytes per (sample, neuron), and as much again after
+    2**23 steps.
 
     >>> import torch
     >>> rate = CumulativeRate()
@@ -128,20 +42,31 @@ class CumulativeRate(RateEstimator):
     folded: Tensor | None
 
     def update(self, spikes: Tensor) -> None:
-        count = self.count
-        fresh = self.steps - self.folded_steps + len(spikes)
-        if count is None or not _same_batch(count, spikes) or fresh > self.fold_after:
-            count = self._fold(spikes)
-        if len(spikes) == 1:
-            count.add_(spikes)
-        else:
-            count.add_(spikes.sum(0, keepdim=True, dtype=torch.float32))
-        self.steps += len(spikes)
+        count = self._count_for(spikes[0])
+        count.add_(spikes.sum(0, dtype=torch.float32))
+        self.observed.add(len(spikes), spikes.device)
+        if not torch.compiler.is_dynamo_compiling():  # there the steps are known to `rate` alone
+            self._fold_in_time()
+
+    def fit(self, spikes: Tensor) -> None:
+        self._count_for(spikes)
+        self.is_fit = True
+
+    def record(self, spikes: Tensor) -> None:
+        if not self.is_fit:
+            self.fit(spikes)
+        # not `self.count`, whose look-up in a module takes as long as half the addition
+        self._buffers["count"].add_(spikes)  # type: ignore[union-attr]
+        observed = self.observed
+        observed.number += 1
+        if observed.number - self.folded_steps > self.fold_after:
+            self._fold()
 
     @property
     def rate(self) -> Tensor:
         self.require_spikes()
-        return self._mean()[0]
+        self._fold_in_time()
+        return self._mean()
 
     def reset(self) -> None:
         super().reset()
@@ -150,25 +75,39 @@ class CumulativeRate(RateEstimator):
     def memory(self, steps: int) -> float:
         return steps / self.steps
 
+    @torch.inference_mode(False)
     def assume(self, rate: Tensor, steps: int) -> None:
-        self.folded = rate.unsqueeze(0)
-        self.count = torch.zeros_like(self.folded)
+        self.is_fit = False
+        self.folded, self.count = rate.clone(), torch.zeros_like(rate)
         self.steps = self.folded_steps = steps
+
+    def _count_for(self, spikes: Tensor) -> Tensor:
+        count = self.count
+        if count is not None and fits(count, spikes):
+            return count
+        self.is_fit = False
+        with torch.inference_mode(False):
+            if self.folded is not None:
+                self.folded = carried(self.folded, spikes)
+            self.count = zeros_for(spikes) if count is None else carried(count, spikes)
+        return self.count
 
     def _mean(self) -> Tensor:
         assert self.count is not None
-        if self.folded is None:
-            return self.count / self.steps
-        fresh = self.steps - self.folded_steps
-        return self.count / self.steps + self.folded * (1 - fresh / self.steps)
+        steps = self.steps
+        mean = self.count / steps
+        return mean if self.folded is None else mean + self.folded * (self.folded_steps / steps)
+
+    def _fold_in_time(self) -> None:
+        if self.steps - self.folded_steps > self.fold_after:
+            self._fold()
 
     @torch.inference_mode(False)
-    def _fold(self, spikes: Tensor) -> Tensor:
-        if self.steps:
-            self.folded = carried(self._mean(), spikes, dim=1)
-            self.folded_steps = self.steps
-        self.count = torch.zeros_like(spikes[:1], dtype=torch.float32)
-        return self.count
+    def _fold(self) -> None:
+        assert self.count is not None
+        self.folded = self._mean()
+        self.folded_steps = self.steps
+        self.count.zero_()
 
 
 class ExponentialRate(RateEstimator):
@@ -203,49 +142,58 @@ class ExponentialRate(RateEstimator):
         )
         self.tau = float(tau)
         self.decay = math.exp(-1.0 / self.tau)
+        self.gain = -math.expm1(-1.0 / self.tau)  # 1 - decay, without its rounding error
         self.register_buffer("mean", None)
 
     mean: Tensor | None
 
     def update(self, spikes: Tensor) -> None:
-        mean = self.mean
-        if mean is None or not _same_batch(mean, spikes):
-            mean = self._for_batch(spikes)
-        if len(spikes) == 1:
-            mean.lerp_(spikes.float(), -math.expm1(-1.0 / self.tau))
-        else:
-            mean.mul_(self.decay ** len(spikes)).add_(self._weighted(spikes))
-        self.steps += len(spikes)
+        mean = self._mean_for(spikes[0])
+        mean.mul_(self.decay ** len(spikes)).add_(self._weighted(spikes))
+        self.observed.add(len(spikes), spikes.device)
+
+    def fit(self, spikes: Tensor) -> None:
+        self._mean_for(spikes)
+        self.is_fit = True
+
+    def record(self, spikes: Tensor) -> None:
+        if not self.is_fit:
+            self.fit(spikes)
+        self._buffers["mean"].lerp_(spikes.float(), self.gain)  # type: ignore[union-attr]
+        self.observed.number += 1
 
     @property
     def rate(self) -> Tensor:
         self.require_spikes()
         assert self.mean is not None
-        return self.mean[0] / self._gain(self.steps)
+        return self.mean / self._mass(self.steps)
 
     def memory(self, steps: int) -> float:
-        return math.exp((steps - self.steps) / self.tau) * self._gain(steps) / self._gain(self.steps)
-
-    def assume(self, rate: Tensor, steps: int) -> None:
-        self.mean = rate.unsqueeze(0) * self._gain(steps)
-        self.steps = steps
-
-    def _gain(self, steps: int) -> float:
-        return -math.expm1(-steps / self.tau)
+        return math.exp((steps - self.steps) / self.tau) * self._mass(steps) / self._mass(self.steps)
 
     @torch.inference_mode(False)
-    def _for_batch(self, spikes: Tensor) -> Tensor:
-        if self.mean is None:
-            self.mean = torch.zeros_like(spikes[:1], dtype=torch.float32)
-        else:
-            self.mean = carried(self.mean, spikes, dim=1)
+    def assume(self, rate: Tensor, steps: int) -> None:
+        self.is_fit = False
+        self.mean = rate * self._mass(steps)
+        self.steps = steps
+
+    def _mass(self, steps: int) -> float:
+        return -math.expm1(-steps / self.tau)
+
+    def _mean_for(self, spikes: Tensor) -> Tensor:
+        mean = self.mean
+        if mean is not None and fits(mean, spikes):
+            return mean
+        self.is_fit = False
+        with torch.inference_mode(False):
+            self.mean = zeros_for(spikes) if mean is None else carried(mean, spikes)
         return self.mean
 
     def _weighted(self, spikes: Tensor) -> Tensor:
         age = torch.arange(len(spikes) - 1, -1, -1, device=spikes.device, dtype=torch.float32)
-        weight = torch.exp(-age / self.tau) * -math.expm1(-1.0 / self.tau)
+        weight = torch.exp(-age / self.tau) * self.gain
         weighted: Tensor = torch.tensordot(weight, spikes.float(), dims=1)
-        return weighted.unsqueeze(0)
+        return weighted
 
     def extra_repr(self) -> str:
         return f"tau={self.tau:g}"
@@ -282,20 +230,22 @@ class WindowedRate(RateEstimator):
             "Take about ten times 1 / target.",
         )
         self.window = steps
-        self.register_buffer("past", None)
-        self.register_buffer("total", None)
+        for name in ("past", "total", "position"):
+            self.register_buffer(name, None)
 
     past: Tensor | None
     total: Tensor | None
+    position: Tensor | None
 
     def update(self, spikes: Tensor) -> None:
-        past, total = self._for_batch(spikes)
+        past, total, position = self._window_for(spikes[0])
         latest = spikes[-self.window :]
-        first = self.steps + len(spikes) - len(latest)
-        slots = torch.arange(first, first + len(latest), device=spikes.device) % self.window
-        total.add_(latest.sum(0, dtype=torch.float32) - past[slots].sum(0, dtype=torch.float32))
-        past[slots] = latest.to(past.dtype)
-        self.steps += len(spikes)
+        ages = torch.arange(len(spikes) - len(latest), len(spikes), device=spikes.device)
+        places = (position + ages) % self.window
+        total.add_(latest.sum(0, dtype=torch.float32) - past[places].sum(0, dtype=torch.float32))
+        past[places] = latest.to(past.dtype)
+        position.add_(len(spikes)).remainder_(self.window)
+        self.observed.add(len(spikes), spikes.device)
 
     @property
     def rate(self) -> Tensor:
@@ -308,23 +258,29 @@ class WindowedRate(RateEstimator):
         filled = min(self.steps, self.window)
         return max(0, filled - (self.steps - steps)) / filled
 
+    @torch.inference_mode(False)
     def assume(self, rate: Tensor, steps: int) -> None:
         filled = min(steps, self.window)
         self.past = rate.new_zeros((self.window, *rate.shape))
         self.past[:filled] = rate
         self.total = rate * filled
+        self.position = torch.tensor(filled % self.window, device=rate.device)
         self.steps = steps
 
-    @torch.inference_mode(False)
-    def _for_batch(self, spikes: Tensor) -> tuple[Tensor, Tensor]:
-        if self.past is None or self.total is None:
-            shape = (self.window, *spikes.shape[1:])
-            self.past = torch.zeros(shape, dtype=torch.bool, device=spikes.device)
-            self.total = torch.zeros_like(spikes[0], dtype=torch.float32)
-        elif not _same_batch(self.past, spikes):
-            self.past = carried(self.past, spikes, dim=1)
-            self.total = self.past.sum(0, dtype=torch.float32)
-        return self.past, self.total
+    def _window_for(self, spikes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        past, total, position = self.past, self.total, self.position
+        if past is None or total is None or position is None:
+            with torch.inference_mode(False):
+                self.past = past = zeros_for(spikes, self.window, dtype=torch.bool)
+                self.total = total = zeros_for(spikes)
+                # a tensor, because a number that changes would be compiled anew at each step
+                self.position = position = torch.zeros((), dtype=torch.int64, device=spikes.device)
+        elif not fits(past, spikes):
+            with torch.inference_mode(False):
+                self.past = past = carried(past, spikes)
+                self.total = total = past.sum(0, dtype=torch.float32)
+                self.position = position = position.to(spikes.device, copy=True)
+        return past, total, position
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         past = state_dict.get(f"{prefix}past")

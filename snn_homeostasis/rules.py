@@ -12,8 +12,9 @@ from torch import Tensor
 
 from .bounds import UpdateBounds
 from .cells import Cell
+from .estimator import RateEstimator
 from .homeostasis import Homeostasis
-from .rates import CumulativeRate, RateEstimator
+from .rates import CumulativeRate
 from .settings import BatchReduction, CellState, Settings, Target
 from .teams import AUTO, Group
 
@@ -77,6 +78,7 @@ class LinearHomeostasis(Homeostasis):
         k = cell.connection.postsyn_receptive((target - rate) / target).mean(-1) * strength
         pos = state.batch_reduction(k.clamp_min(0.0), 0)
         neg = state.batch_reduction(k.clamp_max(0.0), 0)
-        if state.param == "bias":
-            return cell.connection.like_bias(pos), cell.connection.like_bias(neg)
-        return pos, neg
+        if state.param == "weight":
+            return pos, neg
+        lay = cell.connection.like_bias if state.param == "bias" else cell.connection.like_delay
+        return lay(pos), lay(neg)

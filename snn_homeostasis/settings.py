@@ -14,7 +14,8 @@ from torch import Tensor
 from .bounds import UpdateBounds
 from .checks import require
 from .errors import ArgumentError
-from .rates import CumulativeRate, RateEstimator
+from .estimator import RateEstimator
+from .rates import CumulativeRate
 from .state import TensorState
 
 __all__ = ["BatchReduction", "CellState", "Settings", "Target", "check_target", "fit_target"]

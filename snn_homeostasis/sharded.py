@@ -1,4 +1,4 @@
-"""Parameters that are spread over processes (`DTensor`), as `fully_shard` makes them."""
+"""Parameters that are spread over processes, as `fully_shard` makes them of `DTensor`."""
 
 from __future__ import annotations
 
@@ -9,23 +9,29 @@ from torch import Tensor
 
 from .errors import ArgumentError
 
-__all__ = ["is_sharded", "like", "local", "mesh_group"]
+__all__ = ["is_sharded", "like", "local", "mesh_group", "whole"]
 
 
 def is_sharded(tensor: Tensor) -> bool:
-    """Whether a tensor is a `DTensor`; known by its placements, so that nothing is imported."""
-    return hasattr(tensor, "placements")
+    """Whether each process holds a piece of a tensor."""
+    return any(placement.is_shard() for placement in getattr(tensor, "placements", ()))
 
 
 def local(tensor: Tensor) -> Tensor:
     """What this process holds of a tensor."""
-    held: Tensor = tensor.to_local() if is_sharded(tensor) else tensor  # type: ignore[attr-defined]
+    held: Tensor = tensor.to_local() if _is_distributed(tensor) else tensor  # type: ignore[attr-defined]
     return held
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """A tensor of which every process holds all."""
+    full: Tensor = tensor.full_tensor() if _is_distributed(tensor) else tensor  # type: ignore[attr-defined]
+    return full
 
 
 def like(part: Tensor, param: Tensor) -> Tensor:
     """A tensor that every process holds whole, made fit to meet ``param`` in an operation."""
-    if not is_sharded(param) or is_sharded(part):
+    if not _is_distributed(param) or _is_distributed(part):
         return part
     from torch.distributed.tensor import DTensor, Replicate  # costly, and only here is it needed
 
@@ -48,3 +54,7 @@ def mesh_group(param: Tensor) -> Any:
         "`process_group` should be given for parameters on a part of a mesh of several dimensions. "
         f"Found `mesh = {mesh}`. Pass the group of the processes that share the batch."
     )
+
+
+def _is_distributed(tensor: Tensor) -> bool:
+    return hasattr(tensor, "placements")  # a `DTensor`, without the import

@@ -8,7 +8,38 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-__all__ = ["TensorState"]
+__all__ = ["StepCount", "TensorState"]
+
+
+class StepCount:
+    """Counts steps without waiting for the device.
+
+    The count is a Python number. Inside a compiled graph, where a changing number would be
+    compiled anew at every step, it is a tensor.
+
+    Attributes:
+        number: of the steps outside of compiled graphs.
+        tensor: of the steps inside them, or None.
+    """
+
+    def __init__(self, number: int = 0) -> None:
+        self.number = number
+        self.tensor: Tensor | None = None
+
+    @property
+    def total(self) -> int:
+        """All steps."""
+        return self.number if self.tensor is None else self.number + int(self.tensor)
+
+    def add(self, steps: int, device: torch.device) -> None:
+        """Counts some steps, of spikes on a device."""
+        if not torch.compiler.is_dynamo_compiling():
+            self.number += steps
+            return
+        with torch.inference_mode(False):
+            old = torch.zeros((), dtype=torch.int64) if self.tensor is None else self.tensor
+            self.tensor = old.to(device)
+        self.tensor.add_(steps)
 
 
 class TensorState(nn.Module):
@@ -41,7 +72,7 @@ class TensorState(nn.Module):
         for name, old in self._buffers.items():
             saved = state_dict.get(prefix + name)
             device = None if old is None else old.device
-            self._buffers[name] = None if saved is None else saved.detach().to(device, copy=True)
+            self._buffers[name] = None if saved is None else _lasting(saved.detach(), device)
         for name in self.counters:
             if prefix + name in state_dict:
                 setattr(self, name, int(state_dict[prefix + name]))
@@ -54,5 +85,11 @@ class TensorState(nn.Module):
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> TensorState:
         for name, tensor in self._buffers.items():
             if tensor is not None:
-                self._buffers[name] = tensor.to(fn(tensor).device)
+                self._buffers[name] = _lasting(tensor, fn(tensor).device)
         return self
+
+
+@torch.inference_mode(False)
+def _lasting(tensor: Tensor, device: torch.device | None) -> Tensor:
+    """A copy that can be changed in place, also if this runs in inference mode."""
+    return tensor.to(device, copy=True)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, NoReturn, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import Node
 from torch.utils.hooks import RemovableHandle
 
 from .errors import ArgumentError, NoSpikesError
@@ -15,19 +16,36 @@ from .wrappers import group_in_forward
 
 __all__ = ["SpikeListener", "SpikeTap"]
 
+NOT_IN_BACKWARD = -1
+
 
 class SpikeListener(Protocol):
     """What a tap hands spikes to."""
 
-    def __call__(self, spikes: Tensor, /) -> None: ...
+    def fit(self, spikes: Tensor, /) -> None:
+        """Spikes ``[B, *N]`` of this shape and on this device come from now on."""
+
+    def record(self, spikes: Tensor, /) -> None:
+        """Takes one step ``[B, *N]``."""
+
+    def update(self, spikes: Tensor, /) -> None:
+        """Takes steps ``[T, B, *N]`` of any shape; also inside a compiled graph."""
 
 
 class SpikeTap:
     """Observes one neuron module while it is in training mode.
 
+    At each step of an eager model it does as little as it can. What may change seldom (the
+    shape, the factor of the spikes) is only compared; the membrane and its graph are kept by
+    reference until the next call or the next update.
+
     Args:
         module: the user's neuron; it is neither wrapped nor changed.
-        check: called with the shape ``[T, B, *N]`` whenever it differs from the last one.
+        check: called with the shape ``[B, *N]`` whenever it differs from the last one.
+
+    Attributes:
+        frozen: whether a call in eval mode came after the last observation.
+        group: of the processes that share the batch, as far as it is known.
 
     Raises:
         UnsupportedNeuronError: for a neuron that emits no spikes.
@@ -36,17 +54,18 @@ class SpikeTap:
     def __init__(self, module: nn.Module, check: Callable[[torch.Size], None]) -> None:
         admit_neuron(module)
         self.module = module
-        self.listeners: list[SpikeListener] = []
-        self.calls = 0
-        self.frozen_calls = 0
-        self.membrane: Tensor | None = None
-        self.group: Any = None  # of the processes that share the batch, as far as it is known
+        self.frozen = False
+        self.group: Any = None
+        self._listeners: tuple[SpikeListener, ...] = ()
         self._check = check
         self._read = spikes_of.dispatch(type(module))
         self._read_membrane = membrane_of.dispatch(type(module))
         self._shape: torch.Size | None = None
+        self._checked_shape: torch.Size | None = None
         self._last: Tensor | None = None
+        self._is_traced = False
         self._handle: RemovableHandle | None = None
+        self.forget()
         self._look_at_factor()
 
     @property
@@ -61,17 +80,47 @@ class SpikeTap:
                 f"`spike` should be read after {type(self.module).__name__} has run in training "
                 "mode. Found no observation. Run the model first."
             )
-        return self._last[-1] != 0
+        return self._last != 0
+
+    @property
+    def has_run(self) -> bool:
+        """Whether anything was observed."""
+        return self.samples > 0
 
     @property
     def neurons(self) -> torch.Size | None:
         """The shape ``*N`` of the neurons, None before the first call."""
-        return None if self._shape is None else self._shape[2:]
+        return None if self._last is None else self._last.shape[1:]
 
     @property
     def samples(self) -> int:
         """The number of samples in the last call; 0 before the first."""
-        return 0 if self._shape is None else self._shape[1]
+        return 0 if self._last is None else len(self._last)
+
+    @property
+    def membrane(self) -> Tensor | None:
+        """Finite exactly if the neuron's state was, at its last observed call; or None."""
+        return None if self._membrane is None else self._membrane.detach()
+
+    @property
+    def graph(self) -> Node | None:
+        """The end of the autograd graph of the last observed call, if there is one."""
+        return self._node if self._membrane is None else self._membrane.grad_fn or self._node
+
+    def listen(self, listener: SpikeListener) -> None:
+        """Hands what is observed from now on to ``listener``."""
+        self.unlisten(listener)
+        self._listeners += (listener,)
+        self._shape = None  # it has to be fitted
+        self.frozen = False
+        self.open()
+
+    def unlisten(self, listener: SpikeListener) -> None:
+        """Ends `listen`; with the last listener the hook comes off."""
+        self._listeners = tuple(other for other in self._listeners if other is not listener)
+        # a compiled graph does not notice that a hook is gone, or back
+        if not self._listeners and not self._is_traced:
+            self._unhook()
 
     def open(self) -> None:
         """Puts the hook on the neuron, if it is not there."""
@@ -79,33 +128,134 @@ class SpikeTap:
             self._handle = self.module.register_forward_hook(self, with_kwargs=True)
 
     def close(self) -> None:
-        """Takes the hook off and lets go of the last observation."""
-        if self._handle is not None:
-            self._handle.remove()
-        self._handle = self._last = self.membrane = None
+        """Takes the hook off and lets go of all that was observed."""
+        self._listeners = ()
+        self._last = None
+        self.forget()
+        self._unhook()
+
+    def forget(self) -> None:
+        """Lets go of the membrane and the graph of the last call."""
+        self._membrane: Tensor | None = None
+        self._node: Node | None = None
+
+    def require_shape(self, shape: torch.Size) -> None:
+        """Checks that spikes ``[B, *N]`` can come from the layers; done anew for another shape.
+
+        Raises:
+            ArgumentError: if they cannot.
+        """
+        if shape == self._checked_shape:
+            return
+        if len(shape) < 2:
+            raise ArgumentError(
+                f"`input` of {type(self.module).__name__} should have a batch dimension, [B, *N]. "
+                f"Found spikes of shape {list(shape)}. Add it with `input.unsqueeze(0)`."
+            )
+        if 0 not in shape:
+            self._check(shape)
+        self._checked_shape = shape
 
     def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-        if not module.training:
-            self.frozen_calls += 1
+        if torch.compiler.is_dynamo_compiling():
+            self._trace(module, args, kwargs, output)
             return
+        if module is not self.module:
+            _refuse_replica(module)
+        if not module.training:
+            self.frozen = True
+            return
+        if torch._C._current_graph_task_id() != NOT_IN_BACKWARD:
+            return  # a checkpoint computes the model anew; the spikes were counted before
         if self.group is None:
             self.group = group_in_forward()
-        spikes = self._read(module, output)
-        if spikes.requires_grad:
-            spikes = spikes.detach()
-        if spikes.shape != self._shape:
-            self._look_at_shape(spikes.shape)
-        if spikes.numel() == 0:
+        seen = self._read(module, output)
+        if isinstance(seen, tuple):
+            self._take_step(module, seen[0])
+        else:
+            self._take_sequence(module, _first(args, kwargs), seen, output)
+
+    def _take_step(self, module: nn.Module, seen: Tensor) -> None:
+        spikes = seen.detach() if seen.requires_grad else seen
+        if spikes.shape != self._shape and not self._fit(spikes):
             return
-        if not self._is_binary():
+        buffers = module._buffers
+        factor = buffers.get("graded_spikes_factor")
+        if factor is not self._factor or (factor is not None and factor._version != self._factor_version):
+            self._look_at_factor()
+        if not self._is_binary:
             spikes = spikes != 0
-        self.calls += 1
-        self.frozen_calls = 0
-        self._last = spikes if len(spikes) == 1 else spikes[-1:].clone()
-        inputs = args[0] if args else next(iter(kwargs.values()), None)
-        self.membrane = self._read_membrane(module, inputs, output)
-        for listener in self.listeners:
-            listener(spikes)
+        for listener in self._listeners:
+            try:
+                listener.record(spikes)
+            except RuntimeError:
+                self._record_anew(listener, spikes)
+        self._last = spikes
+        self._membrane = buffers.get("mem")
+        if self._membrane is None:
+            self._node = seen.grad_fn
+        self.frozen = False
+
+    def _take_sequence(self, module: nn.Module, inputs: Any, seen: Tensor, output: Any) -> None:
+        spikes = seen.detach()
+        if len(spikes) == 0 or (spikes.shape[1:] != self._shape and not self._fit(spikes[0])):
+            return
+        self._look_at_factor()
+        self._hand_on(spikes)
+        self._last = spikes[-1].clone()  # not the whole sequence
+        self._membrane = self._read_membrane(module, inputs, output)
+        self._node = seen.grad_fn
+        self.frozen = False
+
+    def _trace(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+        """What a compiled graph does: the same, with all checks left to the next update."""
+        self._is_traced = True
+        if not module.training:
+            self.frozen = True
+            return
+        seen = self._read(module, output)
+        spikes = (seen[0].unsqueeze(0) if isinstance(seen, tuple) else seen).detach()
+        if spikes.numel() > 0:
+            self._hand_on(spikes)
+            self._membrane = self._read_membrane(module, _first(args, kwargs), output)
+            self.frozen = False
+        if len(spikes) > 0:
+            self._last = spikes[-1] if isinstance(seen, tuple) else spikes[-1].clone()
+
+    def _hand_on(self, spikes: Tensor) -> None:
+        if not self._is_binary:
+            spikes = spikes != 0
+        for listener in self._listeners:
+            listener.update(spikes)
+
+    def _fit(self, spikes: Tensor) -> bool:
+        """Prepares for spikes ``[B, *N]`` of another shape; false if there are none."""
+        _refuse_batched(spikes)
+        self.require_shape(spikes.shape)
+        if spikes.numel() == 0:
+            self._last = spikes
+            return False
+        for listener in self._listeners:
+            listener.fit(spikes)
+        self._shape = spikes.shape
+        return True
+
+    def _record_anew(self, listener: SpikeListener, spikes: Tensor) -> None:
+        """Records where the state cannot take the spikes: they come from another device."""
+        _refuse_batched(spikes)
+        listener.fit(spikes)
+        listener.record(spikes)
+
+    def _look_at_factor(self) -> None:
+        factor: Tensor | None = getattr(self.module, "graded_spikes_factor", None)
+        self._is_binary = binary_factor(factor)
+        self._factor = self.module._buffers.get("graded_spikes_factor")
+        self._factor_version = -1 if factor is None else factor._version
+
+    def _unhook(self) -> None:
+        if self._handle is not None:
+            self._handle.remove()
+        self._handle = None
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Callable[..., None]:
         # a copied model must not count into the original's estimates
@@ -115,26 +265,25 @@ class SpikeTap:
         # a pickled model does not take its observers along
         return _silent, ()
 
-    def _look_at_shape(self, shape: torch.Size) -> None:
-        if len(shape) < 3:
-            raise ArgumentError(
-                f"`input` of {type(self.module).__name__} should have a batch dimension, [B, *N]. "
-                f"Found spikes of shape {list(shape[1:])}. Add it with `input.unsqueeze(0)`."
-            )
-        if 0 not in shape:
-            self._check(shape)
-        self._shape = shape
 
-    def _is_binary(self) -> bool:
-        factor = self.module._buffers.get("graded_spikes_factor")
-        if factor is not None and (factor is not self._factor or factor._version != self._factor_version):
-            self._look_at_factor()
-        return self._binary
+def _first(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    return args[0] if args else next(iter(kwargs.values()), None)
 
-    def _look_at_factor(self) -> None:
-        factor: Tensor | None = getattr(self.module, "graded_spikes_factor", None)
-        self._factor, self._factor_version = factor, -1 if factor is None else factor._version
-        self._binary = binary_factor(factor)
+
+def _refuse_replica(module: nn.Module) -> NoReturn:
+    raise ArgumentError(
+        f"`model` should be the one that was attached. Found a copy of its {type(module).__name__} that "
+        "shares its hooks, as DataParallel makes on each device. Use DistributedDataParallel, or "
+        "`copy.deepcopy`."
+    )
+
+
+def _refuse_batched(spikes: Tensor) -> None:
+    if torch._C._functorch.is_batchedtensor(spikes):
+        raise ArgumentError(
+            "`model` should be called with its batch, [B, *N]. Found a call under `torch.vmap`, which hides "
+            "the samples from each other. Give it the whole batch, call `.eval()` or use `pause()`."
+        )
 
 
 def _observe_nothing(*_: Any) -> None:

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
+from typing import Self
+
 import torch
 from torch import Tensor, nn
 
-from .bounds import UpdateBounds
 from .cells import Cell
-from .checks import require, warn
-from .errors import ArgumentError, NoSpikesError
-from .joint import JointRate, Share
+from .checks import warn
+from .errors import ArgumentError, NoSpikesError, WaitingGraphError
+from .estimator import RateEstimator
+from .graphs import is_needed_by
+from .joint import JointRate
+from .ledger import Parts, Share, is_sum
 from .neurons import is_inhibited
-from .rates import RateEstimator
-from .settings import BatchReduction, CellState, Settings, Target, fit_target
-from .updates import Parts, Slot
+from .settings import CellState, Settings, Target, fit_target
+from .slots import Slot
 
-__all__ = ["Unit", "is_sum", "set_bounds"]
-
-SUMS = ((torch.mean, False), (Tensor.mean, False), (torch.sum, True), (Tensor.sum, True))
+__all__ = ["Unit", "require_no_waiting_graph"]
 
 
 class Unit(nn.Module):
@@ -28,8 +30,9 @@ class Unit(nn.Module):
         cell: the `Cell`.
         state: plasticity, target, param, batch_reduction.
         rate: the estimator of this cell alone.
-        slot: the updater slot that the rule writes to.
         joint: the rate over the samples of all processes, where there are several.
+        slots: the updater slots of the cell.
+        slot: the one that the rule writes to.
 
     Raises:
         ArgumentError: if the layer lacks the param.
@@ -37,7 +40,6 @@ class Unit(nn.Module):
 
     state: CellState
     rate: RateEstimator
-    slot: Slot
 
     def __init__(self, name: str, cell: Cell, settings: Settings) -> None:
         super().__init__()
@@ -47,14 +49,24 @@ class Unit(nn.Module):
         self.state = CellState(settings)
         self.rate = settings.rate()
         self.joint = JointRate()
-        self.slot = cell.updater.slots[settings.param]
-        set_bounds(self.slot, settings.bounds)
+        self.slots = nn.ModuleDict(cell.updater.slots)
+        self._pauses = 0
         self._warn()
 
     @property
     def active(self) -> bool:
         """Whether neither the model nor the homeostasis is frozen by eval mode."""
         return self.training and self.cell.training
+
+    @property
+    def slot(self) -> Slot:
+        """The updater slot that the rule writes to."""
+        return self.cell.updater.slots[self.state.param]
+
+    @property
+    def all_slots(self) -> Iterable[Slot]:
+        """All updater slots of the cell."""
+        return self.cell.updater.slots.values()
 
     @property
     def samples(self) -> int:
@@ -69,10 +81,33 @@ class Unit(nn.Module):
         """Adds what the rule made of each of the `estimates`."""
         self.slot.add(*own, share=self.share(carried) if self.slot.ledger.is_open else None)
 
-    def observe(self, spikes: Tensor) -> None:
-        """Takes in spikes ``[T, B, *N]`` unless the homeostasis is frozen."""
-        if self.training:
-            self.rate.update(spikes)
+    def reset(self) -> None:
+        """Forgets what was observed and what is pending."""
+        self.rate.reset()
+        self.joint.reset()
+        self.cell.neuron.forget()
+        for slot in self.all_slots:
+            slot.empty()
+
+    def train(self, mode: bool = True) -> Self:
+        """Freezes this unit, or thaws it: a frozen one does not observe."""
+        super().train(mode)
+        self._tune()
+        return self
+
+    def pause(self) -> None:
+        """Stops observing, until `resume` was called as often."""
+        self._pauses += 1
+        self._tune()
+
+    def resume(self) -> None:
+        """Ends one `pause`."""
+        self._pauses -= 1
+        self._tune()
+
+    def _tune(self) -> None:
+        tap = self.cell.neuron
+        (tap.listen if self.training and not self._pauses else tap.unlisten)(self.rate)
 
     def estimates(self, target: Target | None) -> list[tuple[Tensor, Target]]:
         """The rate ``[B, *N]`` with its target, and where processes share a batch also the carried rate.
@@ -121,7 +156,9 @@ class Unit(nn.Module):
                 f"cell {self.name!r} should have been observed before its rate is used. Found no spikes "
                 f"of {type(self.cell.neuron.module).__name__}: {self._why_unobserved()}."
             )
-        return self.rate.rate
+        rate = self.rate.rate
+        self.cell.neuron.require_shape(rate.shape)  # not yet done if the step was compiled
+        return rate
 
     def target_for(self, rate: Tensor, target: Target | None) -> Target:
         """The target of this call, or else the cell's own, fitted to a rate ``[B, *N]``.
@@ -150,13 +187,15 @@ class Unit(nn.Module):
 
     def _why_unobserved(self) -> str:
         tap = self.cell.neuron
-        if tap.frozen_calls:
-            return f"it ran {tap.frozen_calls} times in eval mode; call `.train()` on the model"
-        if tap.calls:
-            return "since it ran, the estimate was cleared or the homeostasis was in eval mode"
+        if tap.frozen:
+            return "it ran in eval mode; call `.train()` on the model"
+        if tap.has_run:
+            return "since it ran, the estimate was cleared"
         return (
-            "it was not called; if the model did run, it may call `neuron.forward(...)` in place of "
-            "`neuron(...)`, or was compiled before `attach`"
+            "it was not called while observed; if the model did run, it may have run in `pause()`, or while "
+            "the homeostasis was in eval mode; it may call `neuron.forward(...)` in place of `neuron(...)`; "
+            "or it was compiled before `attach`, and a compiled graph does not notice new hooks: call "
+            "`torch.compiler.reset()` after `attach`"
         )
 
     def _warn(self) -> None:
@@ -170,46 +209,33 @@ class Unit(nn.Module):
             )
 
 
-def is_sum(reduction: BatchReduction) -> bool:
-    """Whether a batch reduction is the sum; otherwise it is the mean.
+def require_no_waiting_graph(owners: Mapping[Slot, Unit]) -> None:
+    """Checks that no parameter is needed by the graph of the last observed call of its cell.
+
+    Args:
+        owners: the cell of each slot that will be applied if something is pending in it.
 
     Raises:
-        ArgumentError: if it is neither, since parts of it cannot be put together.
+        WaitingGraphError: naming every cell with such a parameter.
     """
-    summed = next((summed for known, summed in SUMS if known is reduction), None)
-    require(
-        summed is not None,
-        "batch_reduction",
-        "be `torch.mean` or `torch.sum` where several processes share the batch",
-        None,
-        "No other can be put together from what each process knows.",
-        show=f"`batch_reduction = {getattr(reduction, '__name__', reduction)}`",
-    )
-    return bool(summed)
-
-
-def set_bounds(slot: Slot, bounds: UpdateBounds | None) -> None:
-    """Gives a slot its bounds; None leaves it as it is.
-
-    Raises:
-        ArgumentError: if another cell that shares the parameter has set other ones.
-    """
-    require(
-        bounds is None or slot.bounds in (None, bounds),
-        "bounds",
-        "be the same wherever one parameter is regulated",
-        bounds,
-        f"It has {slot.bounds} already.",
-    )
-    if bounds is not None:
-        slot.bounds = bounds
+    waiting = [
+        repr(unit.name)
+        for slot, unit in owners.items()
+        if slot.pending and is_needed_by(slot.reference.leaf, unit.cell.neuron.graph)
+    ]
+    if waiting:
+        raise WaitingGraphError(
+            "`step` should be called when no graph waits for its backward. Found one that needs the "
+            f"parameter of cell {', '.join(waiting)} as it is. Call `backward()` first, or run the model "
+            "under `torch.no_grad()` if there is nothing to learn."
+        )
 
 
 def _require_param(name: str, cell: Cell, param: str) -> None:
     if param not in cell.connection.references:
         owner = cell.connection.norm if cell.connection.norm is not None else cell.connection.layer
         remedy = (
-            "Only layers with delays have one; regulate the weight or the bias."
+            "Take a DelayedLinear or DelayedConv2d, or regulate the weight or the bias."
             if param == "delay"
             else "Build the layer with it, or take another param."
         )

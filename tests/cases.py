@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations, prune
 
-from snn_homeostasis import Cell, HomeostasisWarning
+from snn_homeostasis import Cell, DelayedConv2d, DelayedLinear, HomeostasisWarning
 
 Index = tuple[int, ...]
 Drivers = Callable[[Index], list[int]]
@@ -58,8 +58,8 @@ class Case:
         id: shown by pytest.
         build: gives a new layer and neuron at each call.
         shape: of the neurons, ``*N``.
-        drivers: "weight" and "bias", where there is one: index of an entry → the neurons that
-            share it, as flat positions in ``*N``.
+        drivers: "weight", "bias" and "delay", where there is one: index of an entry → the
+            neurons that share it, as flat positions in ``*N``.
         sequence: whether one call brings several time steps, on the first axis.
     """
 
@@ -157,17 +157,18 @@ def inner_case(
     drivers: Drivers | Mapping[str, Drivers],
     *,
     steps: int = 0,
-    dtype: torch.dtype = torch.float64,
+    dtype: torch.dtype | None = torch.float64,
     **names: str,
 ) -> Case:
-    """A layer inside a neuron, which is called with whole sequences if ``steps`` is given."""
+    """A layer inside a neuron, called with whole sequences if ``steps``; dtype None is the default."""
     time = (steps,) if steps else ()
 
     def build() -> Built:
-        module = neuron().to(dtype)
+        used = dtype or torch.get_default_dtype()
+        module = neuron().to(used)
 
         def run(batch: int) -> Any:
-            return module(drive(*time, batch, *inputs, dtype=dtype))
+            return module(drive(*time, batch, *inputs, dtype=used))
 
         return Built(getattr(module, attribute), module, run, names=names)
 
@@ -203,6 +204,10 @@ def pruned() -> nn.Module:
     return prune.l1_unstructured(nn.Linear(6, 5), "weight", amount=0.4)
 
 
+def with_delay(drivers: Drivers) -> Mapping[str, Drivers]:
+    return {"weight": drivers, "bias": drivers, "delay": drivers}
+
+
 class ScaledLinear(nn.Linear):
     """A user's own subclass."""
 
@@ -221,6 +226,7 @@ def _transposed_case(
     return forward_case(id, lambda: cls(*channels, *kernel, **options), inputs, shape, drivers)
 
 
+MAX_DELAY = 2
 LEAKY: dict[str, Any] = {"beta": 0.7, "threshold": 0.3, "init_hidden": True}
 FEED_FORWARD = [
     forward_case("linear", lambda: nn.Linear(6, 5), (6,), (5,), last_axis(5)),
@@ -287,6 +293,23 @@ FEED_FORWARD = [
     ),
     forward_case("norm1d", lambda: nn.BatchNorm1d(5), (5,), (5,), {"bias": last_axis(5)}),
     forward_case("norm2d", lambda: nn.BatchNorm2d(3), (3, 2, 3), (3, 2, 3), {"bias": first_axis(6)}),
+    forward_case(
+        "delayed-linear", lambda: DelayedLinear(6, 5, MAX_DELAY), (6,), (5,), with_delay(last_axis(5))
+    ),
+    forward_case(
+        "delayed-linear-positions",
+        lambda: DelayedLinear(6, 5, MAX_DELAY, bias=False),
+        (3, 6),
+        (3, 5),
+        {kind: last_axis(5, 3) for kind in ("weight", "delay")},
+    ),
+    forward_case(
+        "delayed-conv2d",
+        lambda: DelayedConv2d(4, 6, (3, 2), MAX_DELAY, stride=(1, 2), padding=(1, 0), groups=2),
+        (4, 3, 4),
+        (6, 3, 2),
+        with_delay(first_axis(6)),
+    ),
     _transposed_case(
         "transposed1d", nn.ConvTranspose1d, (2, 3), (3, 6), 3, stride=2, padding=1, output_padding=1
     ),
@@ -365,7 +388,7 @@ INNER = [
         (5,),
         (5,),
         gates(5, last_axis(5)),
-        dtype=torch.float32,
+        dtype=None,
         weight="weight_ih",
         bias="bias_ih",
     ),
@@ -376,7 +399,7 @@ INNER = [
         (2, 2, 3),
         (3, 2, 3),
         gates(3, first_axis(6)),
-        dtype=torch.float32,
+        dtype=None,
     ),
     inner_case(
         "sconv2dlstm-pool",
@@ -385,7 +408,7 @@ INNER = [
         (2, 4, 6),
         (3, 2, 3),
         gates(3, first_axis(6)),
-        dtype=torch.float32,
+        dtype=None,
     ),
     inner_case(
         "linearleaky",

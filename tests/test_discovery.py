@@ -120,7 +120,8 @@ def test_says_what_it_cannot_know_all_at_once(name):
 def test_pairs_settle_a_model_of_own_code():
     net = OwnCode()
     homeostasis = LinearHomeostasis(0.1, 0.1).attach(net, pairs={"lif1": "fc1", "lif2": ["fc2"]})
-    net(torch.rand(2, 4))
+    with torch.no_grad():
+        net(torch.rand(2, 4))
     homeostasis.step()
     assert {name: cell.connection.layer for name, cell in homeostasis.cells.items()} == {
         "lif1": net.fc1,

@@ -191,7 +191,7 @@ def test_cumulative_is_exact_beyond_float32_counters():
         rate.update(chunk)
     rate.update(torch.zeros(2**20, 1, 2))
     assert rate.steps == 25 * 2**20
-    torch.testing.assert_close(rate.rate, torch.tensor([[0.96, 0.0]]), rtol=2e-7, atol=0)
+    torch.testing.assert_close(rate.rate, torch.tensor([[0.96, 0.0]], dtype=torch.float32), rtol=2e-7, atol=0)
 
 
 @pytest.mark.parametrize("tau", [0, -1.0, math.nan, math.inf, "ten", None])

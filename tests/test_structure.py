@@ -10,15 +10,22 @@ import snn_homeostasis
 PACKAGE = Path(snn_homeostasis.__file__).parent
 ORDER = [
     ["errors"],
-    ["sharded", "state"],
+    ["following", "graphs", "sharded", "state"],
     ["checks"],
-    ["bounds", "rates", "neurons", "parameters"],
-    ["connections", "joint", "settings"],
-    ["inner", "updates", "wrappers"],
-    ["taps"],
+    ["bounds", "estimator", "neurons", "parameters", "interpolation", "kernels"],
+    ["connections", "joint", "rates", "delayed_layer"],
+    ["inner", "settings", "delays", "wrappers"],
+    ["delay_connections", "ledger", "taps"],
+    ["slots"],
+    ["changes"],
+    ["updates"],
     ["cells"],
-    ["discovery", "units"],
-    ["contributions"],
+    ["units", "discovery/isolation", "discovery/links", "discovery/marks"],
+    ["discovery/alignment", "discovery/chains"],
+    ["discovery/tracing"],
+    ["discovery/finding"],
+    ["discovery/building"],
+    ["contributions", "discovery", "registry"],
     ["distributed"],
     ["teams"],
     ["homeostasis"],
@@ -26,16 +33,21 @@ ORDER = [
     ["__init__"],
 ]
 LEVEL = {name: level for level, names in enumerate(ORDER) for name in names}
-MODULES = sorted(path.stem for path in PACKAGE.glob("*.py"))
+FILES = {
+    str(path.relative_to(PACKAGE).with_suffix("")).removesuffix("/__init__"): path
+    for path in PACKAGE.rglob("*.py")
+}
+MODULES = sorted(FILES)
 
 
 def imports_of(module: str) -> tuple[set[str], set[str]]:
     """The modules of the package, and the outer packages, that a module imports."""
-    tree = ast.parse((PACKAGE / f"{module}.py").read_text())
+    tree = ast.parse(FILES[module].read_text())
     inner, outer = set(), set()
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and node.level:
-            inner.add(node.module)
+            folder = FILES[module].parents[node.level - 1].relative_to(PACKAGE)
+            inner.add(str(folder / node.module.replace(".", "/")))
         elif isinstance(node, ast.ImportFrom):
             outer.add(node.module.split(".")[0])
         elif isinstance(node, ast.Import):

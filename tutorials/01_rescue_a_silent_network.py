@@ -16,6 +16,7 @@ import itertools
 from pathlib import Path
 from typing import NamedTuple
 
+import matplotlib.pyplot as plt
 import snntorch as snn
 import torch
 import torch.nn.functional as F  # noqa: N812
@@ -36,7 +37,7 @@ parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
 parser.add_argument("--epochs", type=int, default=8)
 parser.add_argument("--rounds", type=int, default=60, help="of calibration")
 parser.add_argument("--plasticity", type=float, default=0.001, help="of the rule during training")
-parser.add_argument("--output", type=Path, default=Path(__file__).with_suffix(".png"), help="the figure")
+parser.add_argument("--output", type=Path, default=Path("01_rescue_a_silent_network.png"), help="the figure")
 parser.add_argument("--quick", action="store_true", help="one seed, one epoch, five rounds")
 args, _ = parser.parse_known_args()  # a notebook has arguments of its own
 if args.quick:
@@ -290,7 +291,7 @@ COLOURS = dict(zip(TREATMENTS, ["tab:gray", "tab:orange", "tab:green", "tab:blue
 
 def draw() -> Figure:
     seed = args.seeds[0]
-    figure = Figure(figsize=(15, 4.8), layout="constrained")
+    figure = plt.figure(figsize=(15, 4.8), layout="constrained")
     plain, regulated, accuracy = figure.subplots(1, 3)
     draw_rates(plain, courses[seed, PLAIN].rates, f"a  Plain, seed {seed}")
     draw_rates(regulated, courses[seed, REGULATED].rates, f"b  Calibrated, rule on, seed {seed}")

@@ -1,0 +1,218 @@
+"""Changes: what the slots make of the parameters, all of it or nothing."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from .bounds import Bounds, UpdateBounds, unbounded
+from .checks import require, warn
+from .errors import ArgumentError, HomeostasisError
+from .sharded import is_sharded, like, whole
+from .slots import Slot, broadcasts
+
+__all__ = ["Change", "changes_of", "joint_bounds", "make_all", "warn_stuck"]
+
+HALVES = (torch.float16, torch.bfloat16)
+
+
+class Change(ABC):
+    """What the slots of one parameter make of it: worked out first, made later.
+
+    Args:
+        slots: one for each layer that has the parameter, so that tied layers get one update.
+
+    Attributes:
+        outcome: what has to be finite before anything is made.
+        is_stuck: whether a whole row of the parameter is at one of its limits and is pushed on.
+    """
+
+    outcome: Tensor
+    is_stuck = False
+
+    def __init__(self, slots: Sequence[Slot]) -> None:
+        self.slots = slots
+        self.reference = slots[0].reference
+        _require_spread(slots)
+        self.bounds = joint_bounds(str(self.reference), *(slot.bounds for slot in slots))
+        self.limits = slots[0].limits
+
+    def make(self) -> None:
+        """Changes the parameter and empties the slots; does not do so again if called again."""
+        with torch.no_grad():
+            self._write()
+        for slot in self.slots:
+            slot.empty()
+
+    @abstractmethod
+    def _write(self) -> None: ...
+
+    def _delta(self, value: Tensor) -> Tensor:
+        pos = _total([slot.pos for slot in self.slots], value)
+        neg = _total([slot.neg for slot in self.slots], value)
+        if self.limits is not None and not self.slots[0].told_stuck:
+            self.is_stuck = _is_stuck(value, like(pos - neg, value), *self.limits)
+        if self.bounds is None:
+            delta = unbounded(value, pos, neg)
+        else:
+            delta = self.bounds(value, like(pos, value), like(neg, value))
+        if not broadcasts(delta, value):
+            raise ArgumentError(
+                f"`bounds` should return a delta that broadcasts to {list(value.shape)}. Found shape "
+                f"{list(delta.shape)} for {self.reference}. Mend the callable."
+            )
+        return delta
+
+    def _settle(self, value: Tensor) -> None:
+        if isinstance(self.bounds, Bounds):
+            self.bounds.settle_(value)
+        if self.limits is not None:
+            value.clamp_(*self.limits)
+
+
+class Addition(Change):
+    """Adds to the parameter in place."""
+
+    def __init__(self, slots: Sequence[Slot]) -> None:
+        super().__init__(slots)
+        value = self.reference.tensor
+        self._version = value._version
+        self.outcome = self._delta(value)
+
+    def _write(self) -> None:
+        value = self.reference.tensor
+        if value._version == self._version:  # else an interrupted call has added it
+            value.add_(like(self.outcome, value))
+        self._settle(value)
+
+
+class Replacement(Change):
+    """Writes a new value: in half precision, or where a parametrization computes the value.
+
+    Half precision cannot represent small changes of a value. What rounding takes away is kept
+    as a residue in float32.
+    """
+
+    def __init__(self, slots: Sequence[Slot]) -> None:
+        super().__init__(slots)
+        value = self.reference.tensor
+        exact = self._exact(value)
+        exact += like(self._delta(exact), exact)
+        self._settle(exact)
+        self.outcome = exact.to(value.dtype)
+        self._residue = None
+        if value.dtype in HALVES:
+            self._settle(self.outcome)
+            self._residue = exact.sub_(self.outcome)
+
+    def _write(self) -> None:
+        self.reference.write(self.outcome)
+        for slot in self.slots:
+            slot.residue = self._residue
+
+    def _exact(self, value: Tensor) -> Tensor:
+        if value.dtype not in HALVES:
+            return value.clone()
+        residue = self.slots[0].residue
+        if residue is None:
+            return value.float()
+        exact = value + residue.to(value.device)
+        # a value that was set meanwhile has nothing to do with an old residue
+        return torch.where(exact.to(value.dtype) == value, exact, value.float())
+
+
+@torch.no_grad()
+def changes_of(slots: Iterable[Slot]) -> list[Change]:
+    """The changes that slots make, one for each parameter; nothing is changed yet.
+
+    Raises:
+        ArgumentError: if tied layers have different bounds, or a bound returns a wrong shape.
+    """
+    tied: dict[int, list[Slot]] = {}
+    for slot in dict.fromkeys(slots):
+        if slot.pending:
+            tied.setdefault(id(slot.reference.leaf), []).append(slot)
+    return [_change_of(group) for group in tied.values()]
+
+
+def make_all(changes: Sequence[Change]) -> None:
+    """Makes all changes, or, interrupted before the first, none."""
+    try:
+        for change in changes:
+            change.make()
+    except BaseException:
+        for change in changes:
+            change.make()
+        raise
+
+
+def warn_stuck(changes: Mapping[str, Change]) -> None:
+    """Warns, once for each slot, that a row of its parameter can move no further.
+
+    Args:
+        changes: whose, by name.
+    """
+    for name, change in changes.items():
+        if change.is_stuck:
+            for slot in change.slots:
+                slot.told_stuck = True
+            warn(
+                f"All delays of a neuron in {name} are at a limit, and the rule pushes them on: they cannot "
+                "bring its rate to the target. Regulate the weight or the bias; or, if they are too short "
+                "or too long for it, build the layer with another `max_delay`."
+            )
+
+
+def joint_bounds(owner: str, *bounds: UpdateBounds | None) -> UpdateBounds | None:
+    """The bounds of one parameter, where each of its layers may name them or leave them open.
+
+    Raises:
+        ArgumentError: if they differ.
+    """
+    named = [each for each in bounds if each is not None]
+    for each in named:
+        require(
+            each == named[0],
+            "bounds",
+            "be the same wherever one parameter is regulated",
+            each,
+            f"{owner} has {named[0]} already.",
+        )
+    return named[0] if named else None
+
+
+def _change_of(slots: Sequence[Slot]) -> Change:
+    reference = slots[0].reference
+    in_place = reference.is_plain and reference.tensor.dtype not in HALVES
+    return Addition(slots) if in_place else Replacement(slots)
+
+
+def _require_spread(slots: Iterable[Slot]) -> None:
+    for slot in slots:
+        now = is_sharded(slot.reference.leaf)
+        if slot.sharded and not now:
+            raise HomeostasisError(
+                f"{slot.reference} should be sharded when it is changed. Found it gathered, as `fully_shard` "
+                "leaves it after a forward without backward, and the change would be lost. Call `reshard()` "
+                "of the model, or `attach` the model in place of single cells."
+            )
+        if now and not slot.sharded:
+            raise HomeostasisError(
+                f"{slot.reference} should be sharded before it is registered. Found it sharded since. Call "
+                "`fully_shard` first, then `attach` or `register_cell`."
+            )
+
+
+def _is_stuck(value: Tensor, push: Tensor, lower: float, upper: float) -> bool:
+    against = torch.where(push > 0, value >= upper, (value <= lower) & (push < 0))
+    return bool(whole(against).reshape(len(value), -1).all(1).any())
+
+
+def _total(parts: Iterable[Tensor | None], value: Tensor) -> Tensor:
+    present = [part.to(value.device) for part in parts if part is not None]
+    return (
+        sum(present[1:], present[0]) if present else torch.zeros((), dtype=value.dtype, device=value.device)
+    )

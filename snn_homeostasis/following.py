@@ -1,0 +1,45 @@
+"""Calls that follow something: a step after an optimizer's, a release after an owner's end."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable
+from typing import Any, Protocol, TypeAlias
+
+from torch import Tensor
+from torch.optim import Optimizer
+
+__all__ = ["Release", "at_end", "step_after"]
+
+Release: TypeAlias = "weakref.finalize[Any, Any]"
+
+
+class Steps(Protocol):
+    """What can be stepped."""
+
+    def step(self) -> None: ...
+
+
+def at_end(owner: object, call: Callable[..., object], *args: Any) -> Release:
+    """Has something called when ``owner`` is gone, or earlier by hand; once in any case."""
+    release = weakref.finalize(owner, call, *args)
+    release.atexit = False
+    return release
+
+
+def step_after(optimizer: Optimizer, follower: Steps) -> Release:
+    """Steps ``follower`` after each step of an optimizer, as long as it lives."""
+    this = weakref.ref(follower)
+
+    def step(*_: Any) -> None:
+        living = this()
+        if living is not None and not _has_skipped(optimizer):
+            living.step()
+
+    return at_end(follower, optimizer.register_step_post_hook(step).remove)
+
+
+def _has_skipped(optimizer: Optimizer) -> bool:
+    # a GradScaler leaves the decision to fused optimizers, whose step then does nothing
+    found_inf = getattr(optimizer, "found_inf", None)
+    return isinstance(found_inf, Tensor) and bool(found_inf)

@@ -1,0 +1,59 @@
+"""Whether an autograd graph still needs a tensor for its backward."""
+
+from __future__ import annotations
+
+import functools
+from collections import deque
+from collections.abc import Iterator
+from typing import Any
+
+from torch import Tensor
+from torch.autograd.graph import Node
+
+__all__ = ["is_needed_by"]
+
+# from a membrane back to the layer that drives it; an LSTM with norm and dropout takes about 30
+REACH = 128
+
+
+def is_needed_by(tensor: Tensor, node: Node | None) -> bool:
+    """Whether a tensor is saved by a graph that was not run backward yet.
+
+    Looks at the nearest nodes behind ``node``. It does not see what is saved through
+    `saved_tensors_hooks`, in a checkpoint for instance, nor what a further node saves.
+
+    Args:
+        tensor: may be one that shares its memory with the saved one.
+        node: where the graph ends, None if there is no graph.
+    """
+    storage = tensor.untyped_storage().data_ptr()
+    seen: set[Node] = set()
+    queue = deque([] if node is None else [node])
+    while queue and len(seen) < REACH:
+        node = queue.popleft()
+        if node in seen:
+            continue
+        seen.add(node)
+        try:
+            if any(saved.untyped_storage().data_ptr() == storage for saved in _saved_by(node)):
+                return True
+        except RuntimeError:  # freed by its backward, and so is what lies behind
+            continue
+        queue.extend(parent for parent, _ in node.next_functions if parent is not None)
+    return False
+
+
+@functools.cache
+def _names_of_saved(kind: type) -> list[str]:
+    return [name for name in dir(kind) if name.startswith("_raw_saved_")]
+
+
+def _saved_by(node: Node) -> Iterator[Tensor]:
+    """The tensors that a node saves; raises RuntimeError if they were freed."""
+    for name in _names_of_saved(type(node)):
+        raw = getattr(node, name)
+        if any(getattr(each, "unpack_hook", None) for each in (raw if isinstance(raw, tuple) else (raw,))):
+            continue  # to unpack it could mean to compute a checkpoint anew
+        public = name.removeprefix("_raw" if hasattr(node, name.removeprefix("_raw")) else "_raw_")
+        saved: Any = getattr(node, public)
+        yield from (each for each in (saved if isinstance(saved, tuple) else (saved,)) if each is not None)

@@ -1,0 +1,228 @@
+"""Copies, moves, checkpoints and modes of an observed net."""
+
+import copy
+import functools
+import io
+
+import pytest
+import torch
+from nets import Recount, leaky, linear, snapshot, spikes, unchanged
+from snntorch import utils
+from torch import nn
+from torch.optim.swa_utils import AveragedModel
+
+from snn_homeostasis import (
+    ArgumentError,
+    ClampBounds,
+    CumulativeRate,
+    ExponentialRate,
+    LinearHomeostasis,
+    WindowedRate,
+)
+
+
+def attached(**settings) -> tuple[nn.Sequential, LinearHomeostasis]:
+    net = linear()
+    return net, LinearHomeostasis(0.02, 0.2, **settings).attach(net)
+
+
+@torch.no_grad()
+def present(net: nn.Module, steps: int = 3, batch: int = 4) -> None:
+    utils.reset(net)
+    weight = next(net.parameters())
+    for _ in range(steps):
+        net(2 * spikes(batch, 6).to(weight.device, weight.dtype))
+
+
+@pytest.mark.parametrize("copier", [copy.deepcopy, AveragedModel])
+def test_a_copy_is_not_observed_and_runs_as_the_original(copier):
+    net, homeostasis = attached()
+    present(net)
+    twin = copier(net)
+    before = homeostasis.rates()
+    present(twin.module if isinstance(twin, AveragedModel) else twin)
+    for name, rate in homeostasis.rates().items():
+        assert torch.equal(rate, before[name])
+    if isinstance(twin, AveragedModel):
+        twin.update_parameters(net)
+    present(net)
+    assert homeostasis.units["1"].rate.steps == 6
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_conversion_of_the_net_is_followed(overwrite):
+    net = nn.Sequential(*linear()[:2])
+    homeostasis = LinearHomeostasis(0.02, 0.2).attach(net)
+    present(net)
+    homeostasis.step()
+    torch.__future__.set_overwrite_module_params_on_conversion(overwrite)
+    try:
+        net.to(torch.bfloat16)
+    finally:
+        torch.__future__.set_overwrite_module_params_on_conversion(False)
+    recount = Recount(net[1])
+    homeostasis.clear()
+    present(net)
+    assert homeostasis.rates()["1"].dtype == torch.float32
+    torch.testing.assert_close(homeostasis.rates()["1"].double(), recount.rate)
+    before = net[0].weight.detach().clone()
+    homeostasis.step()
+    assert net[0].weight.dtype == torch.bfloat16
+    assert not torch.equal(net[0].weight, before)
+
+
+@pytest.mark.parametrize("assign", [False, True])
+def test_loaded_parameters_are_the_ones_that_are_updated(assign):
+    net, homeostasis = attached()
+    present(net)
+    net.load_state_dict({key: value.clone() for key, value in linear().state_dict().items()}, assign=assign)
+    present(net)
+    before = snapshot(net)
+    homeostasis.step()
+    assert not torch.equal(net[0].weight, before["0.weight"])
+
+
+def tied_nets() -> tuple[nn.Sequential, LinearHomeostasis]:
+    net = nn.Sequential(nn.Linear(6, 6), leaky(), nn.Linear(6, 6), leaky())
+    return net, LinearHomeostasis(0.02, 0.2, bounds=ClampBounds(-1.0, 1.0)).attach(net)
+
+
+def parts_of(homeostasis: LinearHomeostasis) -> list[torch.Tensor]:
+    return [unit.slot.pos - unit.slot.neg for unit in homeostasis.units.values()]
+
+
+def test_layers_tied_after_attach_get_one_update():
+    net, homeostasis = tied_nets()
+    net[2].weight = net[0].weight
+    present(net)
+    before = net[0].weight.detach().clone()
+    version = net[0].weight._version
+    homeostasis()
+    first, second = parts_of(homeostasis)
+    homeostasis.update()
+    torch.testing.assert_close(net[0].weight, before + first + second)
+    assert net[0].weight._version - version == 2  # one addition and one clamp
+
+
+def test_layers_that_were_tied_and_are_loaded_apart_get_two():
+    net, homeostasis = tied_nets()
+    net[2].weight = net[0].weight
+    present(net)
+    homeostasis.step()
+    state = {key: value.detach().clone() for key, value in net.state_dict().items()}
+    net.load_state_dict(state, assign=True)
+    assert net[0].weight is not net[2].weight
+    present(net)
+    homeostasis()
+    before, parts = snapshot(net), parts_of(homeostasis)
+    homeostasis.update()
+    for index, part in zip((0, 2), parts, strict=True):
+        torch.testing.assert_close(net[index].weight, before[f"{index}.weight"] + part)
+
+
+def test_tied_layers_with_different_bounds_are_refused():
+    net, homeostasis = tied_nets()
+    homeostasis.cells["3"].updater.weight.bounds = ClampBounds(-2.0, 2.0)
+    present(net)
+    homeostasis.step()
+    net[2].weight = net[0].weight
+    before = snapshot(net)
+    with pytest.raises(ArgumentError, match="be the same wherever one parameter is regulated"):
+        homeostasis.step()
+    assert unchanged(net, before)
+
+
+@pytest.mark.parametrize(
+    "rate", [CumulativeRate, functools.partial(ExponentialRate, 20.0), functools.partial(WindowedRate, 9)]
+)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_resuming_in_the_middle_of_training_is_bit_identical(rate, dtype):
+    def build():
+        torch.manual_seed(7)
+        net = nn.Sequential(nn.Linear(6, 8), leaky(), nn.Linear(8, 3, dtype=torch.float32), leaky()).to(dtype)
+        net[2].float()  # spikes are float32
+        optimizer = torch.optim.AdamW(net.parameters(), 1e-2)
+        homeostasis = LinearHomeostasis(1e-3, target=torch.full((8,), 0.2), rate=rate).attach(net[:2])
+        return net, optimizer, homeostasis.follow(optimizer)
+
+    def iterate(net, optimizer, homeostasis, iteration):
+        torch.manual_seed(iteration)
+        utils.reset(net)
+        output = sum(net(2 * spikes(3 + iteration % 2, 6).to(dtype)) for _ in range(4))
+        optimizer.zero_grad()
+        output.square().mean().backward()
+        optimizer.step()
+        homeostasis(target=0.7)  # stays pending until the next step
+
+    run = build()
+    for iteration in range(4):
+        iterate(*run, iteration)
+    run[2].cells["1"].updater.bias = (torch.full((8,), 1e-4), None)  # of no registered rule
+    file = io.BytesIO()
+    utils.reset(run[0])
+    torch.save([each.state_dict() for each in run], file)
+    file.seek(0)
+    resumed = build()
+    present(resumed[0][:2])
+    for each, state in zip(resumed, torch.load(file, weights_only=True), strict=True):
+        each.load_state_dict(state)
+    for iteration in range(4, 8):
+        for each in (run, resumed):
+            iterate(*each, iteration)
+    assert unchanged(resumed[0], snapshot(run[0]))
+    for key, value in run[2].state_dict().items():
+        assert torch.equal(value, resumed[2].state_dict()[key]), key
+
+
+# --- modes -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("rate", [CumulativeRate, functools.partial(ExponentialRate, 20.0)])
+@pytest.mark.parametrize("mode", [torch.inference_mode, torch.no_grad])
+def test_state_made_in_a_mode_works_outside_of_it(mode, rate):
+    net, homeostasis = attached(rate=rate)
+    with mode():
+        present(net)
+        homeostasis.step()
+        homeostasis.load_state_dict(homeostasis.state_dict())
+        present(net, batch=2)
+        homeostasis()
+    present(net, batch=2)
+    net(spikes(2, 6)).sum().backward()
+    homeostasis.step()
+    assert homeostasis.units["1"].rate.steps == 10
+
+
+def test_vmap_is_refused():
+    net = nn.Sequential(nn.Linear(6, 8), leaky(surrogate_disable=True))
+    homeostasis = LinearHomeostasis(0.02, 0.2).attach(net)
+    for _ in range(2):  # before any state is there, and after
+        with pytest.raises(ArgumentError, match=r"under `torch\.vmap`"):
+            torch.vmap(net)(spikes(4, 6))
+        net[1].mem = torch.zeros(())
+        present(net)
+    assert homeostasis.units["1"].rate.steps == 6
+
+
+def test_replicas_of_data_parallel_are_refused():
+    net, homeostasis = attached()
+    present(net)
+    replica = net[1]._replicate_for_data_parallel()  # what DataParallel does, but for the devices
+    for name, buffer in net[1].named_buffers():
+        setattr(replica, name, buffer)
+    with pytest.raises(ArgumentError, match="Use DistributedDataParallel"):
+        replica(torch.rand(4, 8))
+    assert homeostasis.units["1"].rate.steps == 3
+
+
+def test_parameters_that_need_no_gradient_are_regulated_on_request_only():
+    net = linear().requires_grad_(False)
+    with pytest.raises(ArgumentError, match="name a frozen layer in `pairs=`"):
+        LinearHomeostasis(0.02, 0.2).attach(net)
+    homeostasis = LinearHomeostasis(0.02, 0.2).attach(net, pairs={"1": "0"})
+    present(net)
+    before = snapshot(net)
+    homeostasis.step()
+    changed = [name for name, param in net.named_parameters() if not torch.equal(param, before[name])]
+    assert changed == ["0.weight"]
+    assert not net[0].weight.requires_grad

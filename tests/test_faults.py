@@ -1,0 +1,229 @@
+"""Whatever breaks in the middle: parameters are untouched or completely updated, and it goes on."""
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from nets import leaky, linear, snapshot, spikes, unchanged
+from snntorch import utils
+from torch import nn
+
+import snn_homeostasis
+from snn_homeostasis import (
+    ClampBounds,
+    HomeostasisWarning,
+    LinearHomeostasis,
+    NonFiniteError,
+    NoSpikesError,
+    PowerBounds,
+)
+
+PACKAGE = str(Path(snn_homeostasis.__file__).parent)
+
+
+@torch.no_grad()
+def present(net: nn.Module, steps: int = 3) -> None:
+    utils.reset(net)
+    for _ in range(steps):
+        net(2 * spikes(4, 6).to(net[0].weight.dtype))
+
+
+def first_layers(dtype: torch.dtype = torch.float32, **settings):
+    """Two cells that need no other cell to run, one of them in another precision."""
+    torch.manual_seed(1)
+    net = linear()
+    homeostasis = LinearHomeostasis(0.02, 0.2, **settings).attach(net)
+    homeostasis.register_cell("bias", homeostasis.cells["1"], param="bias", bounds=PowerBounds(-1.0, 1.0))
+    return net, homeostasis
+
+
+class InterruptAt:
+    """Raises KeyboardInterrupt at the n-th line that the package runs, as a signal could."""
+
+    def __init__(self, line: int) -> None:
+        self.left = line
+
+    def __enter__(self) -> "InterruptAt":
+        sys.settrace(self.trace)
+        return self
+
+    def __exit__(self, *error: object) -> bool:
+        sys.settrace(None)
+        torch.set_grad_enabled(True)  # an interrupted `with` of Python need not reach its exit
+        return error[0] is KeyboardInterrupt
+
+    def trace(self, frame, event, arg):
+        if not frame.f_code.co_filename.startswith(PACKAGE):
+            return None
+        if event == "line":
+            self.left -= 1
+            if self.left == 0:
+                raise KeyboardInterrupt
+        return self.trace
+
+
+@pytest.mark.parametrize(("bounds", "pending"), [(None, False), (ClampBounds(-0.5, 0.5), True)])
+def test_an_interrupted_step_is_done_or_not_done(bounds, pending):
+    def prepared():
+        net, homeostasis = first_layers(bounds=bounds)
+        present(net)
+        if pending:
+            homeostasis(target=0.6)
+        return net, homeostasis
+
+    net, homeostasis = prepared()
+    before = snapshot(net)
+    homeostasis.step()
+    after = snapshot(net)
+    lines, done = 0, set()
+    while True:
+        lines += 5
+        net, homeostasis = prepared()
+        with InterruptAt(lines) as interrupt:
+            homeostasis.step()
+        if interrupt.left > 0:
+            break
+        assert unchanged(net, before) or unchanged(net, after)
+        done.add(unchanged(net, after))
+        if unchanged(net, before):
+            homeostasis.step()
+        else:
+            homeostasis.update()
+        assert unchanged(net, after)
+    assert done == {False, True}
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_an_interrupted_step_in_half_precision(dtype):
+    def prepared():
+        torch.manual_seed(1)
+        net = nn.Sequential(*linear()[:2]).to(dtype)
+        homeostasis = LinearHomeostasis(1e-4, 0.2).attach(net)
+        for _ in range(2):
+            present(net)
+            homeostasis.step()
+        return net, homeostasis
+
+    net, homeostasis = prepared()
+    homeostasis.step()
+    wanted = snapshot(net), homeostasis.units["1"].slot.residue
+    for line in range(20, 400, 5):
+        net, homeostasis = prepared()
+        before = snapshot(net), homeostasis.units["1"].slot.residue.clone()
+        with InterruptAt(line):
+            homeostasis.step()
+        residue = homeostasis.units["1"].slot.residue
+        is_done = unchanged(net, wanted[0]) and torch.equal(residue, wanted[1])
+        assert is_done or (unchanged(net, before[0]) and torch.equal(residue, before[1]))
+
+
+def test_an_interruption_between_forward_and_step_is_harmless():
+    net, homeostasis = first_layers()
+    twin, undisturbed = first_layers()
+    with InterruptAt(1):
+        homeostasis(cells=[])
+    for each in (net, twin):
+        torch.manual_seed(0)
+        present(each)
+    with InterruptAt(40):
+        homeostasis.forward()
+    homeostasis.step()
+    undisturbed.step()
+    assert unchanged(net, snapshot(twin))
+
+
+def test_an_exception_in_the_middle_of_a_sequence():
+    net, homeostasis = first_layers()
+    handle = net[2].register_forward_pre_hook(lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        present(net)
+    handle.remove()
+    before = snapshot(net)
+    with pytest.raises(NoSpikesError, match="'3'"):
+        homeostasis.step()
+    assert unchanged(net, before)
+    present(net)
+    homeostasis.step()
+    assert homeostasis.units["1"].rate.steps == 4
+    assert homeostasis.units["3"].rate.steps == 3
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), 1e38])
+def test_data_that_is_not_finite_or_overflows(bad):
+    net, homeostasis = first_layers()
+    present(net)
+    before = snapshot(net)
+    with torch.no_grad():
+        net(torch.full((4, 6), bad))
+        net(torch.full((4, 6), bad))
+        poisoned = not net[1].mem.isfinite().all()
+    if poisoned:
+        with pytest.raises(NonFiniteError, match="'1' \\(membrane\\)"):
+            homeostasis.step()
+        assert unchanged(net, before)
+    homeostasis.clear()
+    present(net)
+    homeostasis.step()
+    assert not unchanged(net, before)
+    assert all(param.isfinite().all() for param in net.parameters())
+
+
+def test_a_poisoned_membrane_is_seen_after_a_reset():
+    net, homeostasis = first_layers()
+    with torch.no_grad():
+        net(torch.full((4, 6), torch.nan))
+    utils.reset(net)
+    with pytest.raises(NonFiniteError, match="membrane"):
+        homeostasis.step()
+
+
+def test_an_estimate_lost_in_the_middle():
+    net, homeostasis = first_layers()
+    present(net)
+    homeostasis.clear()
+    before = snapshot(net)
+    with pytest.raises(NoSpikesError, match="the estimate was cleared"):
+        homeostasis.step()
+    assert unchanged(net, before)
+    present(net)
+    homeostasis.step()
+    assert not unchanged(net, before)
+
+
+def test_an_update_beyond_half_precision_is_refused():
+    net = nn.Sequential(*linear()[:2]).half()
+    homeostasis = LinearHomeostasis(7e4, 0.2).attach(net)
+    present(net)
+    before = snapshot(net)
+    with pytest.raises(NonFiniteError, match="'1' \\(update\\)"):
+        homeostasis.step()
+    assert unchanged(net, before)
+    assert not homeostasis.units["1"].slot.pending
+
+
+def test_a_bound_that_fails_leaves_everything_as_it_was():
+    net, homeostasis = first_layers()
+    present(net)
+
+    def fails(param, pos, neg):
+        raise RuntimeError("no bound today")
+
+    homeostasis.cells["3"].updater.weight.bounds = fails
+    before = snapshot(net)
+    with pytest.raises(RuntimeError, match="no bound today"):
+        homeostasis.step()
+    assert unchanged(net, before)
+    assert not any(unit.slot.pending for unit in homeostasis.units.values())
+    homeostasis.cells["3"].updater.weight.bounds = None
+    homeostasis.step()
+    assert not unchanged(net, before)
+
+
+def test_an_attach_that_fails_registers_nothing():
+    net = nn.Sequential(nn.Linear(6, 8), leaky(), nn.Linear(8, 3), nn.BatchNorm1d(3), leaky())
+    homeostasis = LinearHomeostasis(0.02, 0.2)
+    with pytest.raises(HomeostasisWarning, match="BatchNorm1d cancels"):  # warnings are errors here
+        homeostasis.attach(net)
+    assert not homeostasis.cells
+    assert not any(module._forward_hooks for module in net.modules())

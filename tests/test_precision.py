@@ -1,0 +1,80 @@
+"""Half precision: nothing is lost from rates, updates or bounds."""
+
+import pytest
+import torch
+from nets import Recount, leaky, linear, spikes
+from snntorch import utils
+from torch import nn
+
+from snn_homeostasis import ClampBounds, CumulativeRate, ExponentialRate, LinearHomeostasis
+
+HALVES = pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+
+
+def test_training_under_autocast():
+    net = linear()
+    optimizer = torch.optim.AdamW(net.parameters(), 1e-2)
+    homeostasis = LinearHomeostasis(0.02, 0.2).attach(net).follow(optimizer)
+    recount = Recount(net[1])
+    for _ in range(4):
+        with torch.autocast("cpu", torch.bfloat16):
+            utils.reset(net)
+            output = sum(net(2 * spikes(4, 6)) for _ in range(5))
+            loss = output.square().mean()
+        loss.backward()
+        before = net[0].weight.detach().clone()
+        optimizer.step()
+        optimizer.zero_grad()
+        assert net[0].weight.dtype == torch.float32
+        assert not torch.equal(net[0].weight, before)
+    assert homeostasis.rates()["1"].dtype == torch.float32
+    torch.testing.assert_close(homeostasis.rates()["1"].double(), recount.rate)
+
+
+@HALVES
+@pytest.mark.parametrize("start", [0.0, 0.5])
+def test_a_thousand_small_updates_add_up(dtype, start):
+    net = nn.Sequential(nn.Linear(1, 1), leaky()).to(dtype)
+    nn.init.constant_(net[0].weight, start)
+    homeostasis = LinearHomeostasis(1e-4, 0.2).attach(net)
+    naive = net[0].weight.detach().clone()
+    with torch.no_grad():
+        net(torch.full((1, 1), -9.0, dtype=dtype))
+    for _ in range(1000):
+        homeostasis.step()
+        naive += 1e-4
+    resolution = torch.finfo(dtype).eps * (start + 0.1)
+    assert net[0].weight.item() == pytest.approx(start + 0.1, abs=resolution)
+    assert abs(naive.item() - start - 0.1) > 5 * resolution
+
+
+@torch.no_grad()
+@HALVES
+@pytest.mark.parametrize("rate", [CumulativeRate, lambda: ExponentialRate(1e4)])
+def test_rates_are_exact_after_many_steps(dtype, rate):
+    net = nn.Sequential(nn.Linear(4, 3), leaky()).to(dtype)
+    homeostasis = LinearHomeostasis(0.0, 0.2, rate=rate).attach(net)
+    estimator = homeostasis.units["1"].rate
+    total, mean, weight, decay = 0.0, 0.0, 0.0, torch.tensor(-1e-4, dtype=torch.float64).exp()
+    inputs = [net[0](4 * spikes(2, 4).to(dtype)) for _ in range(50)]
+    for step in range(20_000):
+        fired = net[1](inputs[step % 50]).double()
+        total, mean, weight = total + fired, mean * decay + fired, weight * decay + 1
+    expected = total / 20_000 if isinstance(estimator, CumulativeRate) else mean / weight
+    tolerance = 1e-6 if isinstance(estimator, CumulativeRate) else 1e-5
+    torch.testing.assert_close(estimator.rate.double(), expected, rtol=tolerance, atol=1e-7)
+
+
+@HALVES
+@pytest.mark.parametrize("limit", [0.1, 0.3, 0.625, 1 / 3])
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+def test_a_clamp_never_ends_outside(dtype, limit, sign):
+    net = nn.Sequential(nn.Linear(1, 4), leaky()).to(dtype)
+    bounds = ClampBounds(-limit, limit)
+    homeostasis = LinearHomeostasis(sign * 0.01, 0.2, bounds=bounds).attach(net)
+    with torch.no_grad():
+        net(torch.full((1, 1), -9.0, dtype=dtype))
+    for _ in range(200):
+        homeostasis.step()
+        assert net[0].weight.double().abs().max() <= limit
+    assert net[0].weight.double().abs().min() >= limit * (1 - torch.finfo(dtype).eps)

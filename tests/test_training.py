@@ -1,0 +1,295 @@
+"""Inside a training loop: gradients, graphs that wait, optimizers, and forwards that run twice."""
+
+import copy
+
+import pytest
+import snntorch as snn
+import torch
+from nets import NETS, Recount, leaky, linear, snapshot, spikes, unchanged
+from snntorch import utils
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+from snn_homeostasis import Cell, ClampBounds, LinearHomeostasis, WaitingGraphError
+from snn_homeostasis import units as units_module
+
+OPTIMIZERS = {
+    "sgd": lambda params: torch.optim.SGD(params, 0.05, momentum=0.9, weight_decay=1e-2),
+    "sgd-foreach": lambda params: torch.optim.SGD(params, 0.05, momentum=0.9, foreach=True),
+    "sgd-fused": lambda params: torch.optim.SGD(params, 0.05, momentum=0.9, fused=True),
+    "adamw": lambda params: torch.optim.AdamW(params, 1e-2),
+    "adamw-foreach": lambda params: torch.optim.AdamW(params, 1e-2, foreach=True),
+    "adamw-fused": lambda params: torch.optim.AdamW(params, 1e-2, fused=True),
+}
+WEIGHTS = {
+    "linear": ["0.weight", "2.weight", "4.weight"],
+    "conv": ["0.weight", "5.weight", "8.weight"],
+    "recurrent": ["0.weight", "1.recurrent.weight", "2.weight"],
+    "slstm": ["0.weight", "2.lstm_cell.weight_ih", "3.weight"],
+}
+
+
+def regulated(name: str, **settings) -> tuple[nn.Sequential, LinearHomeostasis]:
+    """A net whose every layer is regulated, those inside of its neurons too."""
+    net = NETS[name].build()
+    homeostasis = LinearHomeostasis(0.02, 0.2, **settings)
+    for path in WEIGHTS[name]:
+        layer = path.rpartition(".")[0]
+        before = list(net)[: int(layer.partition(".")[0])]
+        rest = list(net)[len(before) :]
+        neuron = next(module for module in rest if isinstance(module, snn.SpikingNeuron))
+        homeostasis.register_cell(layer.replace(".", "-"), Cell(net.get_submodule(layer), neuron))
+    return net, homeostasis
+
+
+def gradients(net: nn.Module) -> list[torch.Tensor]:
+    return [param.grad for param in net.parameters()]
+
+
+# --- gradients ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_gradients_are_those_of_the_plain_net(name):
+    net, homeostasis = regulated(name)
+    for iteration in range(5):
+        plain = NETS[name].build()
+        plain.load_state_dict(net.state_dict())
+        for each in (net, plain):
+            torch.manual_seed(iteration)
+            each.zero_grad()
+            NETS[name].present(each).square().mean().backward()
+        for mine, yours in zip(gradients(net), gradients(plain), strict=True):
+            assert torch.equal(mine, yours)
+        before = snapshot(net)
+        homeostasis.step()
+        assert not unchanged(net, before)
+
+
+# --- a graph that waits ------------------------------------------------------------------------
+
+
+def loss_on_spikes(net: nn.Module, output: torch.Tensor) -> torch.Tensor:
+    return output.sum()
+
+
+def loss_on_membrane(net: nn.Module, output: torch.Tensor) -> torch.Tensor:
+    return net[-1].mem.square().sum()
+
+
+@pytest.mark.parametrize("loss", [loss_on_spikes, loss_on_membrane])
+@pytest.mark.parametrize("name", NETS)
+def test_step_before_backward_is_refused_and_after_it_is_not(name, loss):
+    net, homeostasis = regulated(name)
+    for _ in range(2):
+        output = NETS[name].present(net)
+        before = snapshot(net)
+        with pytest.raises(WaitingGraphError, match="Call `backward\\(\\)` first"):
+            homeostasis.step()
+        assert unchanged(net, before)
+        assert not any(unit.slot.pending for unit in homeostasis.units.values())
+        loss(net, output).backward()
+        homeostasis.step()
+        assert not unchanged(net, before)
+
+
+@pytest.mark.parametrize("path", [path for name in WEIGHTS for path in WEIGHTS[name] if path != "0.weight"])
+def test_what_is_refused_is_what_torch_would_refuse_later(path, monkeypatch):
+    name = next(name for name in WEIGHTS if path in WEIGHTS[name])
+    net, homeostasis = regulated(name)
+    cell = path.rpartition(".")[0].replace(".", "-")
+    loss = NETS[name].present(net).sum()
+    with pytest.raises(WaitingGraphError, match=f"'{cell}'"):
+        homeostasis.step(cells=[cell])
+    monkeypatch.setattr(units_module, "is_needed_by", lambda tensor, node: False)
+    homeostasis.step(cells=[cell])
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
+
+
+def test_what_torch_allows_is_not_refused():
+    net = linear()
+    weights = LinearHomeostasis(0.02, 0.2).attach(net[:2])  # its input needs no gradient
+    biases = LinearHomeostasis(0.02, 0.2, "bias").attach(net)
+    loss = NETS["linear"].present(net).sum()
+    weights.step()
+    biases.step()
+    loss.backward()
+    with torch.no_grad():
+        NETS["linear"].present(net)
+    LinearHomeostasis(0.02, 0.2).attach(net)
+    weights.step()
+
+
+def test_a_graph_that_is_kept_still_waits():
+    net, homeostasis = regulated("linear")
+    NETS["linear"].present(net).sum().backward(retain_graph=True)
+    with pytest.raises(WaitingGraphError):
+        homeostasis.step()
+
+
+# --- optimizers --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_following_adds_the_rule_to_what_the_optimizer_does(optimizer):
+    net, plain = linear(), linear()
+    plain.load_state_dict(net.state_dict())
+    fit, fit_plain = (OPTIMIZERS[optimizer](each.parameters()) for each in (net, plain))
+    bounds = ClampBounds(-0.3, 0.3)
+    homeostasis = LinearHomeostasis(0.02, 0.2, bounds=bounds).attach(net).follow(fit)
+    for _ in range(4):
+        NETS["linear"].present(net).square().mean().backward()
+        for mine, yours in zip(net.parameters(), plain.parameters(), strict=True):
+            with torch.no_grad():
+                yours.copy_(mine)
+            yours.grad, mine.grad = mine.grad, None
+            mine.grad = yours.grad.clone()
+        fit_plain.step()
+        fit.step()
+        for index, cell in zip((0, 2, 4), homeostasis.cells, strict=True):
+            term = 0.02 * (0.2 - homeostasis.units[cell].rate.rate) / 0.2
+            delta = (term.clamp_min(0).mean(0) + term.clamp_max(0).mean(0)).unsqueeze(1)
+            expected = (plain[index].weight + delta).clamp(-0.3, 0.3)
+            torch.testing.assert_close(net[index].weight, expected)
+            torch.testing.assert_close(net[index].bias, plain[index].bias, rtol=0, atol=0)
+            assert net[index].weight.abs().max() <= 0.3
+        net.zero_grad()
+
+
+def test_accumulated_gradients_share_one_step_over_all_their_batches():
+    net = linear()
+    optimizer = torch.optim.SGD(net.parameters(), 0.1)
+    homeostasis = LinearHomeostasis(0.02, 0.2).attach(net).follow(optimizer)
+    recount = Recount(net[1])
+    before = net[0].weight.detach().clone()
+    for _ in range(3):
+        NETS["linear"].present(net).square().mean().backward()
+        assert torch.equal(net[0].weight, before)
+    optimizer.step()
+    assert homeostasis.units["1"].rate.steps == 30
+    torch.testing.assert_close(homeostasis.rates()["1"].double(), recount.rate)
+    assert not torch.equal(net[0].weight, before)
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw-fused"])
+def test_a_step_that_a_grad_scaler_skips_leaves_the_observations_for_the_next(optimizer):
+    net = linear()
+    fit = OPTIMIZERS[optimizer](net.parameters())
+    homeostasis = LinearHomeostasis(0.02, 0.2).attach(net).follow(fit)
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0)
+    recount = Recount(net[1])
+    for overflow in (True, False):
+        before = snapshot(net)
+        loss = NETS["linear"].present(net).square().mean()
+        scaler.scale(loss * torch.inf if overflow else loss).backward()
+        scaler.step(fit)
+        scaler.update()
+        fit.zero_grad()
+        assert unchanged(net, before) == overflow
+    assert homeostasis.units["1"].rate.steps == 20
+    torch.testing.assert_close(homeostasis.rates()["1"].double(), recount.rate)
+
+
+def test_a_repeated_closure_is_observed_once_with_pause():
+    net = linear()
+    optimizer = torch.optim.LBFGS(net.parameters(), lr=1e-3, max_iter=5)
+    homeostasis = LinearHomeostasis(0.02, 0.2).attach(net).follow(optimizer)
+    runs = []
+
+    def closure():
+        runs.append(1)
+        optimizer.zero_grad()
+        loss = NETS["linear"].present(net).square().mean()
+        loss.backward()
+        return loss
+
+    with torch.no_grad():
+        NETS["linear"].present(net)
+    before = net[0].weight.detach().clone()
+    with homeostasis.pause():
+        optimizer.step(closure)
+    assert len(runs) > 1
+    assert homeostasis.units["1"].rate.steps == 10
+    assert not torch.equal(net[0].weight, before)
+
+
+def test_pauses_take_the_hooks_off_and_nest():
+    net = linear()
+    homeostasis = LinearHomeostasis(0.02, 0.2).attach(net)
+    other = LinearHomeostasis(0.02, 0.2)
+    other.register_cell("shared", homeostasis.cells["1"], param="bias")
+    with homeostasis.pause():
+        with homeostasis.pause():
+            assert not net[3]._forward_hooks
+        assert not net[3]._forward_hooks
+        net(spikes(4, 6))
+    net(spikes(4, 6))
+    assert homeostasis.units["1"].rate.steps == 1
+    assert other.units["shared"].rate.steps == 2
+    with pytest.raises(KeyError), homeostasis.pause():
+        raise KeyError
+    homeostasis.eval()
+    assert not net[3]._forward_hooks
+    homeostasis.train()
+    net(spikes(4, 6))
+    assert homeostasis.units["1"].rate.steps == 2
+
+
+# --- forwards that run twice -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("reentrant", [True, False])
+@pytest.mark.parametrize("frozen", [True, False], ids=["first layer frozen", "all trained"])
+def test_a_checkpoint_counts_each_spike_once(reentrant, frozen):
+    net = linear()
+    net[0].requires_grad_(not frozen)
+    homeostasis = LinearHomeostasis(0.02, 0.2).attach(net, pairs={"1": "0", "3": "2", "5": "4"})
+    calls = []
+    net[1].register_forward_hook(lambda *_: calls.append(1))
+    plain = copy.deepcopy(net)
+    utils.reset(net)
+    x = spikes(10, 4, 6).requires_grad_()
+
+    def run(x):
+        utils.reset(net)
+        return sum(net(step) for step in x)
+
+    checkpoint(run, x, use_reentrant=reentrant).sum().backward()
+    assert len(calls) == 20
+    recount = Recount(plain[1])
+    for step in x:
+        plain(step)
+    assert homeostasis.units["1"].rate.steps == 10
+    torch.testing.assert_close(homeostasis.rates()["1"].double(), recount.rate)
+    homeostasis.step()
+
+
+def test_looking_for_a_waiting_graph_does_not_recompute_a_checkpoint():
+    net = nn.Sequential(nn.Linear(6, 8), snn.Leaky(beta=0.9))
+    homeostasis = LinearHomeostasis(0.02, 0.2, "bias").attach(net)
+    calls = []
+    net[0].register_forward_hook(lambda *_: calls.append(1))
+
+    def run(x):
+        membrane = torch.zeros(4, 8)
+        spike, membrane = net[1](net[0](x), membrane)
+        return spike
+
+    loss = checkpoint(run, spikes(4, 6), use_reentrant=False).sum()
+    homeostasis.step()
+    assert len(calls) == 1
+    loss.backward()
+    assert len(calls) == 2
+
+
+def test_memory_of_a_training_loop_does_not_hold_more_than_the_last_graph():
+    net = nn.Sequential(nn.Linear(6, 8), leaky(), nn.Linear(8, 3), leaky())
+    homeostasis = LinearHomeostasis(0.02, 0.2).attach(net)
+    for _ in range(3):
+        NETS["linear"].present(net).sum().backward()
+        homeostasis.step()
+    utils.reset(net)
+    tap = homeostasis.cells["1"].neuron
+    assert tap.graph is None
+    assert tap.membrane is None

@@ -1,0 +1,161 @@
+"""Ways that data takes between layer and neuron, and what may surround a model."""
+
+from typing import Any
+
+import snntorch as snn
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
+from torch.nn.utils import parametrizations, prune
+from torch.utils.checkpoint import checkpoint
+
+from .animals import INPUTS, WIDTH, Loop, has, images, leaky, one_step
+from .dense import quickstart
+
+
+@has("fc1 lif1", "fc2 lif2")
+class InPlace(Loop):
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc1, self.lif1 = nn.Linear(INPUTS, WIDTH), leaky()
+        self.fc2, self.lif2 = nn.Linear(WIDTH, WIDTH), leaky()
+
+    def start(self, x: Tensor) -> None:
+        self.current = torch.zeros(x.shape[1], WIDTH)
+
+    def step(self, x: Tensor) -> Tensor:
+        with torch.no_grad():
+            self.current.copy_(self.fc1(x)).mul_(1.5)
+            spikes = self.lif1(self.current)
+            self.current.copy_(self.fc2(spikes))
+            return self.lif2(self.current)
+
+
+@has("fc1 lif1", "fc2 lif2")
+class OutOfTheGraph(Loop):
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc1, self.lif1 = nn.Linear(INPUTS, WIDTH), leaky()
+        self.fc2, self.lif2 = nn.Linear(WIDTH, 3), leaky()
+
+    def step(self, x: Tensor) -> Tensor:
+        spikes = self.lif1(self.fc1(x).detach())
+        with torch.no_grad():
+            return self.lif2(2 * self.fc2(spikes))
+
+
+class Rounded(torch.autograd.Function):
+    """Rounding with a straight-through gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return (8 * x).round() / 8
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        return grad
+
+
+@has("fc lif")
+class Quantised(Loop):
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc, self.lif = nn.Linear(INPUTS, WIDTH), leaky()
+
+    def step(self, x: Tensor) -> Tensor:
+        return self.lif(Rounded.apply(self.fc(x)))
+
+
+class Checkpointed(Loop):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.lif = nn.Conv2d(1, 4, 3), snn.Leaky(beta=0.9)
+        self.fc, self.out = nn.Linear(4 * 9, 3), leaky()
+
+    def block(self, x: Tensor, mem: Tensor) -> tuple[Tensor, Tensor]:
+        return self.lif(F.max_pool2d(self.conv(x), 2), mem)
+
+    def start(self, x: Tensor) -> None:
+        self.mem = self.lif.init_leaky()
+
+    def step(self, x: Tensor) -> Tensor:
+        spikes, self.mem = checkpoint(self.block, x, self.mem, use_reentrant=self.use_reentrant)
+        return self.out(self.fc(spikes.flatten(1)))
+
+
+@has("conv lif", "fc out", example=lambda: images().requires_grad_())
+class CheckpointedReentrant(Checkpointed):
+    use_reentrant = True
+
+
+@has("conv lif", "fc out", example=images)
+class CheckpointedNewStyle(Checkpointed):
+    use_reentrant = False
+
+
+@has("_orig_mod.0 _orig_mod.1", "_orig_mod.2 _orig_mod.3", example=one_step)
+def compiled() -> nn.Module:
+    return torch.compile(quickstart(), backend="eager")
+
+
+class MyLinear(nn.Linear):
+    def forward(self, x: Tensor) -> Tensor:
+        return 2 * super().forward(x)
+
+
+@has("pruned lif1", "normed lif2", "mine lif3")
+class PeculiarLayers(Loop):
+    def __init__(self) -> None:
+        super().__init__()
+        self.pruned = prune.l1_unstructured(nn.Linear(INPUTS, WIDTH), "weight", 0.5)
+        self.normed = parametrizations.weight_norm(nn.Linear(WIDTH, WIDTH))
+        self.mine = MyLinear(WIDTH, 3)
+        self.lif1, self.lif2, self.lif3 = leaky(), leaky(), leaky()
+
+    def step(self, x: Tensor) -> Tensor:
+        return self.lif3(self.mine(self.lif2(self.normed(self.lif1(self.pruned(x))))))
+
+
+@has("module.0 module.1", "module.2 module.3", example=one_step)
+def data_parallel() -> nn.Module:
+    return nn.DataParallel(quickstart())
+
+
+@has("0 1", "2 3", example=one_step)
+def observed_by_hooks_of_its_own() -> nn.Module:
+    net = quickstart()
+    net[0].register_forward_hook(lambda module, args, output: 2 * output)
+    net[1].register_forward_pre_hook(lambda module, args: (args[0].clone(),))
+    return net
+
+
+class TwoBranches(Loop):
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc1, self.lif1 = nn.Linear(INPUTS, WIDTH), leaky()
+        self.fc2, self.lif2 = nn.Linear(INPUTS, WIDTH), leaky()
+
+
+@has("fc1 lif1", "fc2 lif2", warnings=("Left out: `fc2`, of which nothing arrives", "Left out: `fc1`"))
+class StackedThenTakenApart(TwoBranches):
+    """Both currents share their memory."""
+
+    def step(self, x: Tensor) -> Tensor:
+        first, second = torch.stack([self.fc1(x), self.fc2(x)])
+        return self.lif1(first) + self.lif2(second)
+
+
+@has("fc1 lif1", "fc2 lif2", warnings=("Left out: `fc2`, of which nothing arrives", "Left out: `fc1`"))
+class WrittenIntoOneTensor(TwoBranches):
+    def step(self, x: Tensor) -> Tensor:
+        currents = torch.zeros(2, len(x), WIDTH)
+        currents[0], currents[1] = self.fc1(x), self.fc2(x)
+        return self.lif1(currents[0]) + self.lif2(currents[1])
+
+
+@has("fc1 lif1", "fc2 lif2")
+class OfTheShapeOfAnother(TwoBranches):
+    def step(self, x: Tensor) -> Tensor:
+        current = self.fc1(x)
+        offset = torch.full_like(current, 0.1) + torch.zeros_like(current)
+        return self.lif1(current) + self.lif2(self.fc2(x) + offset)
