@@ -128,6 +128,6 @@ def contributions_of(units: Sequence[Unit]) -> list[Contribution]:
     """What the cells have to share: the rate of each, and all pending slots, each once."""
     slots: dict[Slot, str] = {}
     for unit in units:
-        slots = {slot: unit.name for slot in unit.all_slots if slot.pending} | slots
+        slots |= {slot: unit.name for slot in unit.all_slots if slot.pending and slot not in slots}
     rates = [RateContribution(unit) for unit in units]
     return [*rates, *(SlotContribution(name, slot) for slot, name in slots.items())]

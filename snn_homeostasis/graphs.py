@@ -10,6 +10,8 @@ from typing import Any
 from torch import Tensor
 from torch.autograd.graph import Node
 
+from .sharded import is_sharded
+
 __all__ = ["is_needed_by"]
 
 # from a membrane back to the layer that drives it; an LSTM with norm and dropout takes about 30
@@ -26,7 +28,6 @@ def is_needed_by(tensor: Tensor, node: Node | None) -> bool:
         tensor: may be one that shares its memory with the saved one.
         node: where the graph ends, None if there is no graph.
     """
-    storage = tensor.untyped_storage().data_ptr()
     seen: set[Node] = set()
     queue = deque([] if node is None else [node])
     while queue and len(seen) < REACH:
@@ -35,12 +36,19 @@ def is_needed_by(tensor: Tensor, node: Node | None) -> bool:
             continue
         seen.add(node)
         try:
-            if any(saved.untyped_storage().data_ptr() == storage for saved in _saved_by(node)):
+            if any(_is_same(saved, tensor) for saved in _saved_by(node)):
                 return True
         except RuntimeError:  # freed by its backward, and so is what lies behind
             continue
         queue.extend(parent for parent, _ in node.next_functions if parent is not None)
     return False
+
+
+def _is_same(saved: Tensor, tensor: Tensor) -> bool:
+    storage = saved.untyped_storage()
+    if is_sharded(tensor):  # what was saved was gathered, and is gathered again for its backward
+        return storage.nbytes() == 0 and saved.numel() == tensor.numel()
+    return storage.data_ptr() == tensor.untyped_storage().data_ptr()
 
 
 @functools.cache

@@ -40,7 +40,7 @@ def owners_of(units: Iterable[Unit]) -> dict[Slot, Unit]:
     owners: dict[Slot, Unit] = {}
     for unit in units:
         if unit.active:
-            owners = dict.fromkeys(unit.all_slots, unit) | owners
+            owners |= {slot: unit for slot in unit.all_slots if slot not in owners}
     return owners
 
 

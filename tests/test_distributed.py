@@ -38,6 +38,7 @@ from snn_homeostasis import (
     PowerBounds,
     ProcessMismatchError,
     SharpBounds,
+    WaitingGraphError,
     WindowedRate,
 )
 
@@ -66,6 +67,7 @@ def scenario(*cases: tuple) -> Callable:
 
 def in_process(rank: int, folder: str) -> None:
     torch.set_num_threads(1)
+    torch.set_grad_enabled(False)  # only `train` runs a backward
     warnings.simplefilter("error")
     store = dist.FileStore(f"{folder}/store", SIZE)
     for number, run in enumerate(SCENARIOS.values()):
@@ -185,6 +187,7 @@ def require_close(net: nn.Module, reference: nn.Module) -> None:
         assert error < 1e-6, f"{name}: {error}"
 
 
+@torch.enable_grad()
 def train(net: nn.Module, x: Tensor, total: int, parts: int, optimizer: torch.optim.Optimizer) -> None:
     """A step toward sparse output; gradients of ``parts`` processes average to those of the joint mean."""
     optimizer.zero_grad()
@@ -633,6 +636,19 @@ def one_stays_away(rank: int) -> None:
     dist.barrier()
 
 
+@scenario()
+def a_graph_that_waits_in_one(rank: int) -> None:
+    net = dense()
+    homeostasis = LinearHomeostasis(0.02, 0.2).attach(ddp(net))
+    with torch.set_grad_enabled(rank == 1):
+        net(batch_of(4, 4, seed=1)[rank])
+    before = snapshot(net)
+    with pytest.raises(WaitingGraphError, match=re.escape("cell 'module.layers.4'")):
+        homeostasis.step()
+    require_untouched(net, before)
+    go_on(net, homeostasis, rank)
+
+
 # --- state -----------------------------------------------------------------------------------
 
 
@@ -756,11 +772,23 @@ def parameters_still_gathered_after_a_forward_without_gradients(rank: int) -> No
     many = LinearHomeostasis(0.02, 0.2).attach(net)
     for iteration in range(3):
         x = batch_of(4, 3, seed=iteration)
-        with torch.no_grad():
-            reference(torch.cat(x)), net(x[rank])
+        reference(torch.cat(x)), net(x[rank])
         one.step()
         assert collectives(many.step).count("all_reduce") == 1
     require_shards_close(net, reference)
+
+
+@scenario((False,), (True,))
+def a_graph_that_waits_for_sharded_parameters(inner: bool, rank: int) -> None:
+    net = shard(dense(), inner=inner)
+    homeostasis = LinearHomeostasis(0.02, 0.2).attach(net)
+    x = batch_of(4, 3, seed=0)[rank]
+    with torch.enable_grad():
+        loss = net(x).sum()
+    with pytest.raises(WaitingGraphError, match=re.escape("cell 'layers.4'")):
+        homeostasis.step()
+    loss.backward()
+    homeostasis.step()
 
 
 @scenario()
@@ -780,8 +808,7 @@ def gathered_cells_registered_by_hand(rank: int) -> None:
     net = shard(dense())
     homeostasis = LinearHomeostasis(0.02, 0.2)
     homeostasis.register_cell("cell", Cell(net.layers[0], net.layers[1]))
-    with torch.no_grad():
-        net(batch_of(4, 3, seed=0)[rank])
+    net(batch_of(4, 3, seed=0)[rank])
     with pytest.raises(HomeostasisError, match=re.escape("Call `reshard()` of the model")):
         homeostasis.step()
     net.reshard()
@@ -795,8 +822,7 @@ def small_updates_of_half_precision_shards_add_up(rank: int) -> None:
     before = net.layers[0].weight.full_tensor().float()
     cell = homeostasis.cells["layers.1"]
     x = batch_of(1, 1, seed=0)[rank].bfloat16()
-    with torch.no_grad():
-        net(x)
+    net(x)
     for _ in range(100):
         cell.updater.weight = (torch.tensor(1e-4), None)
         homeostasis.update()
@@ -809,10 +835,9 @@ def small_updates_of_half_precision_shards_add_up(rank: int) -> None:
 def bounds_that_fail_on_one_shard(rank: int) -> None:
     net = shard(dense())
     homeostasis = LinearHomeostasis(0.02, 0.2, bounds=BOUNDS["soft"]).attach(net)
-    net(batch_of(4, 3, seed=0)[rank]).sum().backward()
+    train(net, batch_of(4, 3, seed=0)[rank], 7, SIZE, torch.optim.SGD(net.parameters(), 1e-3))
     if rank == 1:
-        with torch.no_grad():
-            net.layers[0].weight.to_local().fill_(torch.inf)
+        net.layers[0].weight.to_local().fill_(torch.inf)
     before = {name: value.to_local().clone() for name, value in net.named_parameters()}
     with pytest.raises(NonFiniteError, match=re.escape("'layers.1' (update)")):
         homeostasis.step()

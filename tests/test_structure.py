@@ -10,8 +10,8 @@ import snn_homeostasis
 PACKAGE = Path(snn_homeostasis.__file__).parent
 ORDER = [
     ["errors"],
-    ["following", "graphs", "sharded", "state"],
-    ["checks"],
+    ["following", "sharded", "state"],
+    ["checks", "graphs"],
     ["bounds", "estimator", "neurons", "parameters", "interpolation", "kernels"],
     ["connections", "joint", "rates", "delayed_layer"],
     ["inner", "settings", "delays", "wrappers"],
