@@ -213,6 +213,8 @@ class SpikeTap:
         if not module.training:
             self.frozen = True
             return
+        if self.group is None:
+            self.group = group_in_forward()
         seen = self._read(module, output)
         spikes = (seen[0].unsqueeze(0) if isinstance(seen, tuple) else seen).detach()
         if spikes.numel() > 0:

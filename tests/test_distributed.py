@@ -396,6 +396,12 @@ def registered_by_hand(net: Net, rule: LinearHomeostasis) -> nn.Module:
     return ddp(net)
 
 
+def compiled(net: Net, rule: LinearHomeostasis) -> nn.Module:
+    rule.attach(net)
+    net.compile(backend="eager")
+    return ddp(net)
+
+
 def given_a_group(net: Net, rule: LinearHomeostasis) -> nn.Module:
     rule.attach(net)
     return net
@@ -406,6 +412,7 @@ def given_a_group(net: Net, rule: LinearHomeostasis) -> nn.Module:
     ("attached_inside",),
     ("attached_around",),
     ("registered_by_hand",),
+    ("compiled",),
     ("given_a_group",),
 )
 def the_wrapper_is_found(how: str, rank: int) -> None:
