@@ -69,6 +69,9 @@ def in_process(rank: int, folder: str) -> None:
     torch.set_num_threads(1)
     torch.set_grad_enabled(False)  # only `train` runs a backward
     warnings.simplefilter("error")
+    # of torch's own tracing
+    warnings.filterwarnings("ignore", ".*Function.*should not be instantiated", DeprecationWarning)
+    warnings.filterwarnings("ignore", "The .grad attribute of a Tensor", UserWarning)
     store = dist.FileStore(f"{folder}/store", SIZE)
     for number, run in enumerate(SCENARIOS.values()):
         torch.manual_seed(0)
