@@ -10,7 +10,8 @@ from torch import Tensor
 
 from .bounds import Bounds, UpdateBounds, unbounded
 from .checks import require, warn
-from .errors import ArgumentError
+from .errors import ArgumentError, HomeostasisError
+from .sharded import is_sharded, like, whole
 from .slots import Slot, broadcasts
 
 __all__ = ["Change", "changes_of", "joint_bounds", "make_all", "warn_stuck"]
@@ -35,6 +36,7 @@ class Change(ABC):
     def __init__(self, slots: Sequence[Slot]) -> None:
         self.slots = slots
         self.reference = slots[0].reference
+        _require_spread(slots)
         self.bounds = joint_bounds(str(self.reference), *(slot.bounds for slot in slots))
         self.limits = slots[0].limits
 
@@ -52,8 +54,11 @@ class Change(ABC):
         pos = _total([slot.pos for slot in self.slots], value)
         neg = _total([slot.neg for slot in self.slots], value)
         if self.limits is not None and not self.slots[0].told_stuck:
-            self.is_stuck = _is_stuck(value, pos - neg, *self.limits)
-        delta = (self.bounds or unbounded)(value, pos, neg)
+            self.is_stuck = _is_stuck(value, like(pos - neg, value), *self.limits)
+        if self.bounds is None:
+            delta = unbounded(value, pos, neg)
+        else:
+            delta = self.bounds(value, like(pos, value), like(neg, value))
         if not broadcasts(delta, value):
             raise ArgumentError(
                 f"`bounds` should return a delta that broadcasts to {list(value.shape)}. Found shape "
@@ -80,7 +85,7 @@ class Addition(Change):
     def _write(self) -> None:
         value = self.reference.tensor
         if value._version == self._version:  # else an interrupted call has added it
-            value.add_(self.outcome)
+            value.add_(like(self.outcome, value))
         self._settle(value)
 
 
@@ -95,7 +100,7 @@ class Replacement(Change):
         super().__init__(slots)
         value = self.reference.tensor
         exact = self._exact(value)
-        exact += self._delta(exact)
+        exact += like(self._delta(exact), exact)
         self._settle(exact)
         self.outcome = exact.to(value.dtype)
         self._residue = None
@@ -185,11 +190,29 @@ def _change_of(slots: Sequence[Slot]) -> Change:
     return Addition(slots) if in_place else Replacement(slots)
 
 
+def _require_spread(slots: Iterable[Slot]) -> None:
+    for slot in slots:
+        now = is_sharded(slot.reference.leaf)
+        if slot.sharded and not now:
+            raise HomeostasisError(
+                f"{slot.reference} should be sharded when it is changed. Found it gathered, as `fully_shard` "
+                "leaves it after a forward without backward, and the change would be lost. Call `reshard()` "
+                "of the model, or `attach` the model in place of single cells."
+            )
+        if now and not slot.sharded:
+            raise HomeostasisError(
+                f"{slot.reference} should be sharded before it is registered. Found it sharded since. Call "
+                "`fully_shard` first, then `attach` or `register_cell`."
+            )
+
+
 def _is_stuck(value: Tensor, push: Tensor, lower: float, upper: float) -> bool:
     against = torch.where(push > 0, value >= upper, (value <= lower) & (push < 0))
-    return bool(against.reshape(len(value), -1).all(1).any())
+    return bool(whole(against).reshape(len(value), -1).all(1).any())
 
 
 def _total(parts: Iterable[Tensor | None], value: Tensor) -> Tensor:
     present = [part.to(value.device) for part in parts if part is not None]
-    return sum(present[1:], present[0]) if present else value.new_zeros(())
+    return (
+        sum(present[1:], present[0]) if present else torch.zeros((), dtype=value.dtype, device=value.device)
+    )

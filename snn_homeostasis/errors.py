@@ -8,6 +8,7 @@ __all__ = [
     "HomeostasisWarning",
     "NoSpikesError",
     "NonFiniteError",
+    "ProcessMismatchError",
     "RemovedCellError",
     "UnpairedNeuronError",
     "UnsupportedLayerError",
@@ -46,6 +47,10 @@ class NonFiniteError(HomeostasisError, RuntimeError):
 
 class WaitingGraphError(HomeostasisError, RuntimeError):
     """A parameter would be changed that a graph still needs for its backward."""
+
+
+class ProcessMismatchError(HomeostasisError, RuntimeError):
+    """Processes that train one model are not at the same point, or one is gone."""
 
 
 class RemovedCellError(HomeostasisError, RuntimeError):

@@ -81,6 +81,17 @@ class RateEstimator(TensorState, ABC):
         for name in self._buffers:
             self._buffers[name] = None
 
+    def memory(self, steps: int) -> float:
+        """The weight that the estimate of ``steps`` observed steps has in the current one.
+
+        It and `assume` let processes that share a batch carry the mean of all samples over
+        when its size changes. An estimator that leaves them out carries its own mean.
+        """
+        return 0.0
+
+    def assume(self, rate: Tensor, steps: int) -> None:
+        """Takes over an estimate ``[B, *N]`` of ``steps`` steps in place of its own."""
+
     def require_spikes(self) -> None:
         """Raises `NoSpikesError` before the first update."""
         if not self.steps:

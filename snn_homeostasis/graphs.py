@@ -10,11 +10,12 @@ from typing import Any
 from torch import Tensor
 from torch.autograd.graph import Node
 
+from .sharded import is_sharded
+
 __all__ = ["is_needed_by"]
 
 # from a membrane back to the layer that drives it; an LSTM with norm and dropout takes about 30
 REACH = 128
-NO_MEMORY = 0
 
 
 def is_needed_by(tensor: Tensor, node: Node | None) -> bool:
@@ -28,7 +29,6 @@ def is_needed_by(tensor: Tensor, node: Node | None) -> bool:
         tensor: may be one that shares its memory with the saved one.
         node: where the graph ends, None if there is no graph.
     """
-    memory = _memory_of(tensor)
     seen: set[Node] = set()
     queue = deque([] if node is None else [node])
     while queue and len(seen) < REACH:
@@ -37,7 +37,7 @@ def is_needed_by(tensor: Tensor, node: Node | None) -> bool:
             continue
         seen.add(node)
         try:
-            if any(_memory_of(saved) == memory != NO_MEMORY for saved in _saved_by(node)):
+            if any(_is_same(saved, tensor) for saved in _saved_by(node)):
                 return True
         except RuntimeError:  # freed by its backward, and so is what lies behind
             continue
@@ -45,11 +45,11 @@ def is_needed_by(tensor: Tensor, node: Node | None) -> bool:
     return False
 
 
-def _memory_of(tensor: Tensor) -> int:
-    try:
-        return tensor.untyped_storage().data_ptr()
-    except RuntimeError:  # a subclass that wraps other tensors, as sharded parameters do
-        return NO_MEMORY
+def _is_same(saved: Tensor, tensor: Tensor) -> bool:
+    storage = saved.untyped_storage()
+    if is_sharded(tensor):  # what was saved was gathered, and is gathered again for its backward
+        return storage.nbytes() == 0 and saved.numel() == tensor.numel()
+    return storage.data_ptr() == tensor.untyped_storage().data_ptr()
 
 
 @functools.cache

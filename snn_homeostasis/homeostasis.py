@@ -11,15 +11,19 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from .bounds import UpdateBounds
 from .cells import Cell
-from .changes import changes_of, joint_bounds, make_all, warn_stuck
-from .checks import require, require_finite
+from .changes import changes_of, make_all, warn_stuck
+from .checks import require_finite
 from .discovery import Choice, announce, build_cells, find_cells
+from .distributed import Processes
+from .errors import NonFiniteError, NoSpikesError, WaitingGraphError
 from .following import Release, at_end, step_after
+from .ledger import Parts
+from .registry import key_of, owners_of, require_new, select, set_bounds
 from .settings import CellState, Settings, Target, check_target
 from .slots import unchanged_on_error
 from .state import NoCopy
+from .teams import AUTO, Group, Team
 from .units import Unit, require_no_waiting_graph
 
 __all__ = ["Homeostasis"]
@@ -34,16 +38,26 @@ class Homeostasis(NoCopy, nn.Module, ABC):
     the result to the parameter, in place. The model keeps its class, its ``state_dict`` and
     its Parameters, and `remove` leaves no trace.
 
+    Several processes that train one model count as one with all their samples: each `update`
+    sums what they have, in one all-reduce, so every process calls it equally often, if only
+    with an empty batch. That they train one model is told by the wrapper, which is looked for
+    in what is attached, around it when it runs, and in sharded parameters. A process group
+    alone does not tell: processes may as well train models of their own.
+
     Args:
         defaults: the settings of cells that do not override them.
+        process_group: of the processes that share the batch: ``"auto"`` for that of the
+            DistributedDataParallel or `fully_shard` the model is under, None for this process
+            alone, or a group, for models that are kept equal by hand.
     """
 
-    def __init__(self, defaults: Settings) -> None:
+    def __init__(self, defaults: Settings, process_group: Group = AUTO) -> None:
         super().__init__()
         self.defaults = defaults
         self.units = nn.ModuleDict()
         self._releases: dict[str, Release] = {}
         self._following: list[Release] = []
+        self._team = Team(process_group)
 
     @abstractmethod
     def parts(self, cell: Cell, state: CellState, rate: Tensor, target: Target) -> tuple[Tensor, Tensor]:
@@ -80,12 +94,13 @@ class Homeostasis(NoCopy, nn.Module, ABC):
                 if the layer lacks the param; or for a value that cannot work.
         """
         settings = self.defaults.override(overrides)
-        self._require_new(name, cell, settings.param)
+        require_new(self._units(), name, cell, settings.param)
         unit = Unit(name, cell, settings)
-        self._set_bounds(unit, settings.bounds)
+        set_bounds(self._units(), unit, settings.bounds)
+        self._team.admit(unit)
         cell.listen(unit.rate)
         unit.train(self.training)
-        self.units[_key(name)] = unit
+        self.units[key_of(name)] = unit
         self._releases[name] = at_end(self, cell.unlisten, unit.rate)
         return unit
 
@@ -125,13 +140,16 @@ class Homeostasis(NoCopy, nn.Module, ABC):
             ArgumentError: naming every neuron whose layers lack the param.
         """
         settings = self.defaults.override(overrides)
+        group = self._team.meet(model)
         found = find_cells(model, example, pairs=pairs, include=include, exclude=exclude)
+        self._team.reshard()  # the example has gathered them
         cells = build_cells(model, found, settings.param, frozen=pairs or ())
         for each, cell in cells:
-            self._require_new(each.name, cell, settings.param)
+            require_new(self._units(), each.name, cell, settings.param)
         announce(cells, settings.param, by_hand=bool(pairs or include or exclude))
         try:
             for each, cell in cells:
+                cell.neuron.group = group
                 sign = -1 if each.sign < 0 else 1
                 self.register_cell(each.name, cell, **{**overrides, "plasticity": sign * settings.plasticity})
         except BaseException:  # a warning, for instance, that was made an error
@@ -153,20 +171,23 @@ class Homeostasis(NoCopy, nn.Module, ABC):
             NoSpikesError: if a cell was never observed.
             ArgumentError: for a target that cannot work, or an unknown name.
             NonFiniteError: if a rate or a membrane is not finite. Nothing is written then.
+                With several processes this and NoSpikesError wait for `update`, where all
+                processes raise.
         """
         if target is not None:
             check_target(target)
-        units = [unit for unit in self._selected(cells) if unit.active]
-        with torch.no_grad():
+        units = [unit for unit in select(self._units(), cells) if unit.active]
+        self._processes.open(units)
+        with self._processes.deferring(NoSpikesError, NonFiniteError), torch.no_grad():
             parts = [self._parts_of(unit, target) for unit in units]
             written = list(zip(units, parts, strict=True))
             require_finite(
-                [(unit.name, "rate", part) for unit, both in written for part in both]
+                [(unit.name, "rate", part) for unit, pairs in written for pair in pairs for part in pair]
                 + [(unit.name, "membrane", unit.cell.neuron.membrane) for unit in units]
             )
-        with unchanged_on_error(unit.slot for unit in units):
-            for unit, (pos, neg) in written:
-                unit.slot.add(pos, neg)
+            with unchanged_on_error(unit.slot for unit in units):
+                for unit, pairs in written:
+                    unit.add(*pairs)
 
     def update(self) -> None:
         """Applies every slot to its parameter through its bounds, once, and empties it.
@@ -176,16 +197,22 @@ class Homeostasis(NoCopy, nn.Module, ABC):
         Raises:
             NonFiniteError: if a change is not finite.
             WaitingGraphError: if a parameter is needed by a graph that waits for its backward.
+            ProcessMismatchError: if processes that train one model differ in their cells.
+                What was pending is dropped in all of them, also when one of them has raised.
 
         No parameter is touched then. An interruption leaves all parameters as they were, or
         all of them updated.
         """
-        active = [unit for unit in self._units() if unit.active]
-        owners = {slot: unit for unit in reversed(active) for slot in unit.all_slots}
+        units, processes = list(self._units()), self._processes
+        owners = owners_of(units)
+        with processes.deferring(WaitingGraphError):
+            require_no_waiting_graph(owners)
+        self._team.reshard()
+        processes.share(units)
         changes = changes_of(owners)
         changed = [(owners[slot], change) for change in changes for slot in change.slots]
-        require_no_waiting_graph(changed)
-        require_finite([(unit.name, "update", change.outcome) for unit, change in changed])
+        outcomes = [(unit.name, "update", change.outcome) for unit, change in changed]
+        require_finite(outcomes, processes.agree)
         make_all(changes)
         for unit, _ in changed:
             unit.cell.neuron.forget()
@@ -199,7 +226,8 @@ class Homeostasis(NoCopy, nn.Module, ABC):
             cells: names of the cells to take, all by default.
         """
         with unchanged_on_error(slot for unit in self._units() for slot in unit.all_slots):
-            self(target, cells)
+            with self._processes.deferring(Exception):
+                self(target, cells)
             self.update()
 
     @contextmanager
@@ -226,18 +254,20 @@ class Homeostasis(NoCopy, nn.Module, ABC):
     def rates(self) -> dict[str, Tensor]:
         """The current rate of every cell, mean over the batch: name → ``[*N]``.
 
+        With several processes: of all their samples, as of the last `update`, so that a
+        single process may ask.
+
         Raises:
             NoSpikesError: if a cell was never observed.
         """
-        return {unit.name: unit.observed_rate().mean(0) for unit in self._units()}
+        shared = self._processes.group is not None
+        return {unit.name: unit.mean_rate(shared) for unit in self._units()}
 
     def clear(self) -> None:
         """Forgets the rate estimates and what is pending in the slots."""
         for unit in self._units():
-            unit.rate.reset()
-            unit.cell.neuron.forget()
-            for slot in unit.all_slots:
-                slot.empty()
+            unit.reset()
+        self._processes.forget()
 
     def remove(self) -> None:
         """Takes off all hooks and forgets the cells: the model is as it was before."""
@@ -249,56 +279,18 @@ class Homeostasis(NoCopy, nn.Module, ABC):
 
     def remove_cell(self, name: str) -> None:
         """Takes the hook of one cell off and forgets it."""
-        self._selected([name])
+        select(self._units(), [name])
         self._releases.pop(name)()
-        del self.units[_key(name)]
+        del self.units[key_of(name)]
 
     def _units(self) -> Iterator[Unit]:
         for unit in self.units.values():
             assert isinstance(unit, Unit)
             yield unit
 
-    def _selected(self, cells: Iterable[str] | None) -> list[Unit]:
-        units = {unit.name: unit for unit in self._units()}
-        names = units if cells is None else [cells] if isinstance(cells, str) else cells
-        for name in names:
-            known = ", ".join(map(repr, units)) or "none yet"
-            require(name in units, "cells", f"name registered cells ({known})", name, "Check the spelling.")
-        return [units[name] for name in dict.fromkeys(names)]
+    def _parts_of(self, unit: Unit, target: Target | None) -> list[Parts]:
+        return [self.parts(unit.cell, unit.state, *estimate) for estimate in unit.estimates(target)]
 
-    def _parts_of(self, unit: Unit, target: Target | None) -> tuple[Tensor, Tensor]:
-        rate = unit.observed_rate()
-        return self.parts(unit.cell, unit.state, rate, unit.target_for(rate, target))
-
-    def _set_bounds(self, new: Unit, bounds: UpdateBounds | None) -> None:
-        leaf = new.slot.reference.leaf
-        slots = [slot for unit in (*self._units(), new) for slot in unit.all_slots]
-        tied = [slot.bounds for slot in slots if slot.reference.leaf is leaf]
-        joint_bounds(str(new.slot.reference), *tied, bounds)
-        if bounds is not None:
-            new.slot.bounds = bounds
-
-    def _require_new(self, name: str, cell: Cell, param: str) -> None:
-        require(
-            bool(name) and _key(name) not in self.units and not hasattr(nn.ModuleDict, _key(name)),
-            "name",
-            "be new and not empty, and no attribute of a module",
-            name,
-            "Choose another, or `remove_cell` the old one.",
-        )
-        for unit in self._units():
-            same = unit.cell.connection.layer is cell.connection.layer
-            same = same and unit.cell.neuron.module is cell.neuron.module
-            same = same and unit.cell.connection.norm is cell.connection.norm
-            require(
-                not (same and unit.state.param == param),
-                "cell",
-                f"be regulated once by its {param}",
-                None,
-                "Remove one of the two.",
-                show=f"the same layer and neuron in cell {unit.name!r}",
-            )
-
-
-def _key(name: str) -> str:
-    return name.replace(".", "/")
+    @property
+    def _processes(self) -> Processes:
+        return self._team.of(unit.cell for unit in self._units())

@@ -72,6 +72,15 @@ class CumulativeRate(RateEstimator):
         super().reset()
         self.folded_steps = 0
 
+    def memory(self, steps: int) -> float:
+        return steps / self.steps
+
+    @torch.inference_mode(False)
+    def assume(self, rate: Tensor, steps: int) -> None:
+        self.is_fit = False
+        self.folded, self.count = rate.clone(), torch.zeros_like(rate)
+        self.steps = self.folded_steps = steps
+
     def _count_for(self, spikes: Tensor) -> Tensor:
         count = self.count
         if count is not None and fits(count, spikes):
@@ -157,7 +166,19 @@ class ExponentialRate(RateEstimator):
     def rate(self) -> Tensor:
         self.require_spikes()
         assert self.mean is not None
-        return self.mean / -math.expm1(-self.steps / self.tau)
+        return self.mean / self._mass(self.steps)
+
+    def memory(self, steps: int) -> float:
+        return math.exp((steps - self.steps) / self.tau) * self._mass(steps) / self._mass(self.steps)
+
+    @torch.inference_mode(False)
+    def assume(self, rate: Tensor, steps: int) -> None:
+        self.is_fit = False
+        self.mean = rate * self._mass(steps)
+        self.steps = steps
+
+    def _mass(self, steps: int) -> float:
+        return -math.expm1(-steps / self.tau)
 
     def _mean_for(self, spikes: Tensor) -> Tensor:
         mean = self.mean
@@ -183,7 +204,8 @@ class WindowedRate(RateEstimator):
 
     Memory: ``steps`` bytes and 4 more per (sample, neuron), four times that once the
     batch size has changed, because the past is then a mean over samples. For long
-    windows prefer `ExponentialRate`.
+    windows prefer `ExponentialRate`. Processes that share a batch carry the joint mean over as if
+    the past were spread evenly over the window: exact again once the window has passed.
 
     Args:
         steps: length of the window.
@@ -230,6 +252,20 @@ class WindowedRate(RateEstimator):
         self.require_spikes()
         assert self.total is not None
         return self.total / min(self.steps, self.window)
+
+    def memory(self, steps: int) -> float:
+        # as if what is left of the past were spread evenly over the window
+        filled = min(self.steps, self.window)
+        return max(0, filled - (self.steps - steps)) / filled
+
+    @torch.inference_mode(False)
+    def assume(self, rate: Tensor, steps: int) -> None:
+        filled = min(steps, self.window)
+        self.past = rate.new_zeros((self.window, *rate.shape))
+        self.past[:filled] = rate
+        self.total = rate * filled
+        self.position = torch.tensor(filled % self.window, device=rate.device)
+        self.steps = steps
 
     def _window_for(self, spikes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         past, total, position = self.past, self.total, self.position

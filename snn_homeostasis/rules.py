@@ -16,6 +16,7 @@ from .estimator import RateEstimator
 from .homeostasis import Homeostasis
 from .rates import CumulativeRate
 from .settings import BatchReduction, CellState, Settings, Target
+from .teams import AUTO, Group
 
 __all__ = ["LinearHomeostasis"]
 
@@ -41,6 +42,8 @@ class LinearHomeostasis(Homeostasis):
         batch_reduction: ``fn(tensor, dim)``, `torch.mean` by default.
         rate: called once per cell, returns its `RateEstimator`.
         bounds: of the regulated parameter; see `snn_homeostasis.bounds`.
+        process_group: of the processes that share the batch, by default that of the wrapper
+            the model is under; see `Homeostasis`.
 
     Raises:
         ArgumentError: for a value that cannot work.
@@ -66,8 +69,9 @@ class LinearHomeostasis(Homeostasis):
         *,
         rate: Callable[[], RateEstimator] = CumulativeRate,
         bounds: UpdateBounds | None = None,
+        process_group: Group = AUTO,
     ) -> None:
-        super().__init__(Settings(plasticity, target, param, batch_reduction, rate, bounds))
+        super().__init__(Settings(plasticity, target, param, batch_reduction, rate, bounds), process_group)
 
     def parts(self, cell: Cell, state: CellState, rate: Tensor, target: Target) -> tuple[Tensor, Tensor]:
         strength = -state.plasticity if state.param == "delay" else state.plasticity

@@ -10,12 +10,12 @@ from torch import Tensor
 
 from .bounds import UpdateBounds
 from .checks import require
+from .ledger import Ledger, Share
 from .parameters import ParameterReference
+from .sharded import is_sharded
 from .state import TensorState
 
-__all__ = ["Parts", "Slot", "broadcasts", "unchanged_on_error"]
-
-Parts = tuple[Tensor | None, Tensor | None]
+__all__ = ["Slot", "broadcasts", "unchanged_on_error"]
 
 
 def broadcasts(part: Tensor, param: Tensor) -> bool:
@@ -36,6 +36,8 @@ class Slot(TensorState):
         limits: what the parameter stays within, whatever the bounds.
 
     Attributes:
+        sharded: whether the parameter is spread over processes.
+        ledger: what was added, as long as several processes have to share it.
         told_stuck: whether the user knows that a row of the parameter is stuck at a limit.
     """
 
@@ -43,6 +45,8 @@ class Slot(TensorState):
         super().__init__()
         self.reference = reference
         self.limits = limits
+        self.sharded = is_sharded(reference.leaf)
+        self.ledger = Ledger()
         self.told_stuck = False
         self._bounds: UpdateBounds | None = None
         for name in ("pos", "neg", "residue"):
@@ -73,25 +77,33 @@ class Slot(TensorState):
         """Whether anything was added since the slot was last emptied."""
         return self.pos is not None or self.neg is not None
 
-    def add(self, pos: Tensor | None, neg: Tensor | None) -> None:
-        """Adds two parts that broadcast with the parameter; the sign of ``neg`` is dropped."""
+    def add(self, pos: Tensor | None, neg: Tensor | None, share: Share | None = None) -> None:
+        """Adds two parts that broadcast with the parameter; the sign of ``neg`` is dropped.
+
+        Args:
+            pos: raises the parameter.
+            neg: lowers it.
+            share: how they count among those of several processes.
+        """
+        param = self.reference.tensor
+        own = self._fitted(pos, "pos", param), self._fitted(neg, "neg", param)
+        self.pos, self.neg = _sum(self.pos, own[0]), _sum(self.neg, own[1])
+        self.ledger.add(own, share)
+
+    def take(self, pos: Tensor, neg: Tensor) -> None:
+        """Puts what all processes have added in the place of what this one has."""
         param = self.reference.tensor
         dtype = torch.promote_types(param.dtype, torch.float32)
-        fresh = {"pos": pos, "neg": None if neg is None else neg.abs()}
-        for name, part in fresh.items():
-            if part is not None:
-                self._require_fits(name, part, param)
-        for name, part in fresh.items():
-            if part is not None:
-                part = part.detach().to(param.device, dtype)
-                held = getattr(self, name)
-                setattr(self, name, part.clone() if held is None else held.to(param.device) + part)
+        self.pos, self.neg = (part.to(param.device, dtype) for part in (pos, neg))
 
     def empty(self) -> None:
         """Drops what is pending; what rounding has kept back stays."""
         self.pos = self.neg = None
+        self.ledger.empty()
 
-    def _require_fits(self, name: str, part: Tensor, param: Tensor) -> None:
+    def _fitted(self, part: Tensor | None, name: str, param: Tensor) -> Tensor | None:
+        if part is None:
+            return None
         require(
             broadcasts(part, param),
             name,
@@ -100,6 +112,8 @@ class Slot(TensorState):
             "Bring it there with `connection.like_bias`, or reduce B and L first.",
             show=f"shape {list(part.shape)}",
         )
+        part = part.detach().to(param.device, torch.promote_types(param.dtype, torch.float32))
+        return part.abs() if name == "neg" else part.clone()
 
     def extra_repr(self) -> str:
         return f"{self.reference}, bounds={self._bounds}, pending={self.pending}"
@@ -111,11 +125,17 @@ def unchanged_on_error(slots: Iterable[Slot]) -> Iterator[None]:
 
     Slots that were applied in the block stay empty.
     """
-    before = [(slot, slot.pos, slot.neg) for slot in slots]
+    before = [(slot, slot.pos, slot.neg, slot.ledger.entries) for slot in slots]
     try:
         yield
     except BaseException:
-        for slot, pos, neg in before:
+        for slot, pos, neg, entries in before:
             if slot.pending:
-                slot.pos, slot.neg = pos, neg
+                slot.pos, slot.neg, slot.ledger.entries = pos, neg, entries
         raise
+
+
+def _sum(held: Tensor | None, part: Tensor | None) -> Tensor | None:
+    if held is None or part is None:
+        return part if held is None else held
+    return held.to(part.device) + part

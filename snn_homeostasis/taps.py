@@ -12,6 +12,7 @@ from torch.utils.hooks import RemovableHandle
 
 from .errors import ArgumentError, NoSpikesError
 from .neurons import admit_neuron, binary_factor, membrane_of, spikes_of
+from .wrappers import group_in_forward
 
 __all__ = ["SpikeListener", "SpikeTap"]
 
@@ -44,6 +45,7 @@ class SpikeTap:
 
     Attributes:
         frozen: whether a call in eval mode came after the last observation.
+        group: of the processes that share the batch, as far as it is known.
 
     Raises:
         UnsupportedNeuronError: for a neuron that emits no spikes.
@@ -53,6 +55,7 @@ class SpikeTap:
         admit_neuron(module)
         self.module = module
         self.frozen = False
+        self.group: Any = None
         self._listeners: tuple[SpikeListener, ...] = ()
         self._check = check
         self._read = spikes_of.dispatch(type(module))
@@ -82,7 +85,17 @@ class SpikeTap:
     @property
     def has_run(self) -> bool:
         """Whether anything was observed."""
-        return self._last is not None
+        return self.samples > 0
+
+    @property
+    def neurons(self) -> torch.Size | None:
+        """The shape ``*N`` of the neurons, None before the first call."""
+        return None if self._last is None else self._last.shape[1:]
+
+    @property
+    def samples(self) -> int:
+        """The number of samples in the last call; 0 before the first."""
+        return 0 if self._last is None else len(self._last)
 
     @property
     def membrane(self) -> Tensor | None:
@@ -155,6 +168,8 @@ class SpikeTap:
             return
         if torch._C._current_graph_task_id() != NOT_IN_BACKWARD:
             return  # a checkpoint computes the model anew; the spikes were counted before
+        if self.group is None:
+            self.group = group_in_forward()
         seen = self._read(module, output)
         if isinstance(seen, tuple):
             self._take_step(module, seen[0])
@@ -180,7 +195,7 @@ class SpikeTap:
 
     def _take_sequence(self, module: nn.Module, inputs: Any, seen: Tensor, output: Any) -> None:
         spikes = seen.detach()
-        if spikes.numel() == 0 or (spikes.shape[1:] != self._shape and not self._fit(spikes[0])):
+        if len(spikes) == 0 or (spikes.shape[1:] != self._shape and not self._fit(spikes[0])):
             return
         self._hand_on(spikes if self._is_binary(module) else spikes != 0)
         self._last = spikes[-1].clone()  # not the whole sequence
@@ -194,13 +209,16 @@ class SpikeTap:
         if not module.training:
             self.frozen = True
             return
+        if self.group is None:
+            self.group = group_in_forward()
         seen = self._read(module, output)
         spikes = (seen[0].unsqueeze(0) if isinstance(seen, tuple) else seen).detach()
         if spikes.numel() > 0:
             self._hand_on(spikes != 0)  # whatever the factor; the compiler makes it one with the count
-            self._last = spikes[-1] if isinstance(seen, tuple) else spikes[-1].clone()
             self._membrane = self._read_membrane(module, _first(args, kwargs), output)
             self.frozen = False
+        if len(spikes) > 0:
+            self._last = spikes[-1] if isinstance(seen, tuple) else spikes[-1].clone()
 
     def _hand_on(self, spikes: Tensor) -> None:
         for listener in self._listeners:
@@ -211,6 +229,7 @@ class SpikeTap:
         _refuse_batched(spikes)
         self.require_shape(spikes.shape)
         if spikes.numel() == 0:
+            self._last = spikes
             return False
         for listener in self._listeners:
             listener.fit(spikes)

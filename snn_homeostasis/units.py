@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Self
 
 import torch
 from torch import Tensor, nn
 
 from .cells import Cell
-from .changes import Change
 from .checks import warn
 from .errors import ArgumentError, NoSpikesError, WaitingGraphError
 from .estimator import RateEstimator
 from .graphs import is_needed_by
+from .joint import JointRate
+from .ledger import Parts, Share, is_sum
 from .neurons import is_inhibited
 from .settings import CellState, Settings, Target, fit_target
 from .slots import Slot
@@ -29,6 +30,7 @@ class Unit(nn.Module):
         cell: the `Cell`.
         state: plasticity, target, param, batch_reduction.
         rate: the estimator of this cell alone.
+        joint: the rate over the samples of all processes, where there are several.
         slots: the updater slots of the cell.
         slot: the one that the rule writes to.
 
@@ -46,6 +48,7 @@ class Unit(nn.Module):
         self.cell = cell
         self.state = CellState(settings)
         self.rate = settings.rate()
+        self.joint = JointRate()
         self.slots = nn.ModuleDict(cell.updater.slots)
         self._pauses = 0
         self._warn()
@@ -65,6 +68,27 @@ class Unit(nn.Module):
         """All updater slots of the cell."""
         return self.cell.updater.slots.values()
 
+    @property
+    def samples(self) -> int:
+        """How many samples the estimate is of; 0 before any and after an empty batch."""
+        return len(self.rate.rate) if self.rate.steps and self.cell.neuron.samples else 0
+
+    def share(self, carried: Parts | None = None) -> Share:
+        """How what this process adds now counts among all processes."""
+        return Share(self.samples, self.joint.samples, is_sum(self.state.batch_reduction), carried)
+
+    def add(self, own: Parts, carried: Parts | None = None) -> None:
+        """Adds what the rule made of each of the `estimates`."""
+        self.slot.add(*own, share=self.share(carried) if self.slot.ledger.is_open else None)
+
+    def reset(self) -> None:
+        """Forgets what was observed and what is pending."""
+        self.rate.reset()
+        self.joint.reset()
+        self.cell.neuron.forget()
+        for slot in self.all_slots:
+            slot.empty()
+
     def train(self, mode: bool = True) -> Self:
         """Freezes this unit, or thaws it: a frozen one does not observe."""
         super().train(mode)
@@ -83,6 +107,42 @@ class Unit(nn.Module):
 
     def _tune(self) -> None:
         self.cell.tune(self.rate, is_on=self.training and not self._pauses)
+
+    def estimates(self, target: Target | None) -> list[tuple[Tensor, Target]]:
+        """The rate ``[B, *N]`` with its target, and where processes share a batch also the carried rate.
+
+        A process with an empty batch has a blank, which gives its parts their shape and counts nothing.
+
+        Raises:
+            NoSpikesError: if there is no estimate, with the reason.
+            ArgumentError: for a target that cannot work.
+        """
+        neurons = self.cell.neuron.neurons
+        if self.slot.ledger.is_open and neurons is not None and not self.cell.neuron.samples:
+            return [(torch.zeros(1, *neurons, device=self.slot.reference.tensor.device), 1.0)]
+        rate = self.observed_rate()
+        fitted = self.target_for(rate, target)
+        carried = self.joint.carried(rate, self.rate)
+        return [(rate, fitted)] if carried is rate else [(rate, fitted), (carried, fitted)]
+
+    def mean_rate(self, shared: bool) -> Tensor:
+        """The rate ``[*N]``, mean over the batch.
+
+        Args:
+            shared: over the samples of all processes, as of the last update.
+
+        Raises:
+            NoSpikesError: if it is not known.
+        """
+        if not shared:
+            return self.observed_rate().mean(0)
+        if self.joint.mean is None:
+            raise NoSpikesError(
+                f"the rate of cell {self.name!r} should have been shared before it is read. Found no "
+                "`update()` since it was observed. Call `update()` in every process; if nothing is pending, "
+                "it only shares the rates."
+            )
+        return self.joint.mean
 
     def observed_rate(self) -> Tensor:
         """The estimate ``[B, *N]``.
@@ -148,16 +208,19 @@ class Unit(nn.Module):
             )
 
 
-def require_no_waiting_graph(changed: Iterable[tuple[Unit, Change]]) -> None:
+def require_no_waiting_graph(owners: Mapping[Slot, Unit]) -> None:
     """Checks that no parameter is needed by the graph of the last observed call of its cell.
+
+    Args:
+        owners: the cell of each slot that will be applied if something is pending in it.
 
     Raises:
         WaitingGraphError: naming every cell with such a parameter.
     """
     waiting = [
         repr(unit.name)
-        for unit, change in changed
-        if is_needed_by(change.reference.leaf, unit.cell.neuron.graph)
+        for slot, unit in owners.items()
+        if slot.pending and is_needed_by(slot.reference.leaf, unit.cell.neuron.graph)
     ]
     if waiting:
         raise WaitingGraphError(

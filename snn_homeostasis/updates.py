@@ -5,8 +5,9 @@ from __future__ import annotations
 from .changes import changes_of, make_all, warn_stuck
 from .checks import require_finite
 from .connections import Connection
-from .errors import RemovedCellError
-from .slots import Parts, Slot
+from .errors import HomeostasisError, RemovedCellError
+from .ledger import Parts
+from .slots import Slot
 
 __all__ = ["Updater"]
 
@@ -30,8 +31,10 @@ class Updater:
 
         Raises:
             NonFiniteError: if a change is not finite. No parameter is touched then.
+            HomeostasisError: if several processes share the slots.
         """
         self._require_open()
+        self._require_alone()
         changes = changes_of(self.slots.values())
         require_finite([(str(change.reference), "update", change.outcome) for change in changes])
         make_all(changes)
@@ -85,6 +88,13 @@ class Updater:
     @delay.setter
     def delay(self, parts: Parts) -> None:
         self.slot("delay").add(*parts)
+
+    def _require_alone(self) -> None:
+        if any(slot.ledger.is_open for slot in self.slots.values()):
+            raise HomeostasisError(
+                "`updater()` should be called where one process trains the model. Found several, whose parts "
+                "have to be summed first. Call `update()` of the homeostasis in every process."
+            )
 
     def _require_open(self) -> None:
         if not self.is_open:

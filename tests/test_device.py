@@ -25,7 +25,7 @@ RATES = [CumulativeRate, functools.partial(ExponentialRate, 5.0), functools.part
 @pytest.fixture
 def _without_values(monkeypatch):
     """Leaves out what has to read a value: whether all is finite, and whether a factor is 1."""
-    monkeypatch.setattr(homeostasis, "require_finite", lambda tensors: None)
+    monkeypatch.setattr(homeostasis, "require_finite", lambda tensors, agree=None: None)
     monkeypatch.setattr(taps, "binary_factor", lambda factor: True)
 
 

@@ -115,6 +115,30 @@ def test_counts_are_folded_before_they_are_too_large_for_float32(take):
 
 
 @estimators
+@pytest.mark.parametrize("steps", [1, 4, 6, 9])
+@pytest.mark.parametrize("more", [0, 1, 3, 8])
+def test_memory_is_the_weight_of_the_past(name, steps, more):
+    rate = ESTIMATORS[name]()
+    rate.update(some_spikes(steps + more, 2, 3))
+    assert rate.memory(steps) == pytest.approx(sum(weights(name, steps + more)[:steps]))
+
+
+@estimators
+@pytest.mark.parametrize("steps", [1, 4, 6, 9])
+@pytest.mark.parametrize("batch", [1, 2, 5])
+def test_an_assumed_estimate_goes_on_like_a_past_of_that_rate(name, steps, batch):
+    rate, past = ESTIMATORS[name](), torch.rand(1, 3)
+    rate.update(some_spikes(5, 2, 3))
+    rate.assume(past, steps)
+    torch.testing.assert_close(rate.rate, past)
+    spikes = some_spikes(4, batch, 3)
+    for step in spikes:
+        rate.update(step.unsqueeze(0))
+    expected = recount(name, torch.cat([past.expand(steps, batch, 3), spikes]))
+    torch.testing.assert_close(rate.rate.double(), expected)
+
+
+@estimators
 def test_neurons_must_stay_the_same(name):
     rate = ESTIMATORS[name]()
     rate.update(some_spikes(2, 3, 4, 1, 1))

@@ -1,0 +1,884 @@
+"""Several processes that train one model: two gloo processes, started once for all scenarios."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import functools
+import inspect
+import io
+import os
+import re
+import time
+import traceback
+import warnings
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+from unittest import mock
+
+import pytest
+import snntorch as snn
+import torch
+import torch.distributed as dist
+import torch.multiprocessing
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from snn_homeostasis import (
+    ArgumentError,
+    Cell,
+    ClampBounds,
+    CumulativeRate,
+    ExponentialRate,
+    HomeostasisError,
+    LinearHomeostasis,
+    NonFiniteError,
+    NoSpikesError,
+    PowerBounds,
+    ProcessMismatchError,
+    SharpBounds,
+    WaitingGraphError,
+    WindowedRate,
+)
+
+pytestmark = pytest.mark.skipif(not dist.is_available(), reason="torch was built without distributed")
+
+SIZE, STEPS, FEATURES = 2, 4, 6
+WAIT = timedelta(seconds=20)  # of a collective
+DEADLINE = 120  # of all scenarios together, in seconds
+SCENARIOS: dict[str, Callable[[int], None]] = {}
+
+
+def scenario(*cases: tuple) -> Callable:
+    """Registers a function of the rank, and further arguments, as a test in every process."""
+
+    def register(function: Callable) -> Callable:
+        for case in cases or [()]:
+            name = "-".join([function.__name__, *(str(each) for each in case)])
+            SCENARIOS[name] = functools.partial(function, *case)
+        return function
+
+    return register
+
+
+# --- the processes ---------------------------------------------------------------------------
+
+
+def in_process(rank: int, folder: str) -> None:
+    torch.set_num_threads(1)
+    torch.set_grad_enabled(False)  # only `train` runs a backward
+    warnings.simplefilter("error")
+    # of torch's own tracing
+    warnings.filterwarnings("ignore", ".*Function.*should not be instantiated", DeprecationWarning)
+    warnings.filterwarnings("ignore", "The .grad attribute of a Tensor", UserWarning)
+    store = dist.FileStore(f"{folder}/store", SIZE)
+    for number, run in enumerate(SCENARIOS.values()):
+        torch.manual_seed(0)
+        report = "passed"
+        try:
+            own = dist.PrefixStore(f"scenario {number}", store)
+            dist.init_process_group("gloo", store=own, rank=rank, world_size=SIZE, timeout=WAIT)
+            run(rank)
+        except BaseException:
+            report = traceback.format_exc()
+        Path(folder, f"{number}.{rank}").write_text(report)
+        if number + 1 < len(SCENARIOS):  # nobody leaves before all have come; of the last, one dies
+            store.set(f"{number}.{rank}", "done")
+            store.wait([f"{number}.{each}" for each in range(SIZE)], WAIT)
+        if dist.is_initialized():
+            dist.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def reports(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("distributed")
+    context = torch.multiprocessing.get_context("spawn")
+    processes = [context.Process(target=in_process, args=(rank, str(folder))) for rank in range(SIZE)]
+    for process in processes:
+        process.start()
+    end = time.monotonic() + DEADLINE
+    for process in processes:
+        process.join(max(0.0, end - time.monotonic()))
+    for process in processes:
+        process.kill()
+        process.join()
+    return folder
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "name" in metafunc.fixturenames:
+        metafunc.parametrize("name", SCENARIOS)
+
+
+def test_scenario(reports: Path, name: str) -> None:
+    number = list(SCENARIOS).index(name)
+    for rank in range(SIZE):
+        report = reports / f"{number}.{rank}"
+        expected = "passed" if (name, rank) != ("a_process_that_dies", 1) else ""
+        said = report.read_text() if report.exists() else ""
+        assert said == expected, f"process {rank}: {said or 'did not come to it'}"
+
+
+# --- models and data -------------------------------------------------------------------------
+
+
+class Double(nn.Identity):
+    """Spikes are float32 whatever the model is."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.double()
+
+
+class Net(nn.Module):
+    """A step net with its loop over time inside; float64, so that no spike hangs on rounding."""
+
+    def __init__(self, *layers: nn.Module) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(*layers).double()
+
+    def forward(self, x: Tensor) -> Tensor:
+        for neuron in self.layers:
+            if isinstance(neuron, snn.Leaky):
+                neuron.reset_mem()
+        return sum(self.layers(step) for step in x.unbind(1))
+
+
+def leaky() -> snn.Leaky:
+    return snn.Leaky(beta=0.9, init_hidden=True)
+
+
+def dense() -> Net:
+    torch.manual_seed(1)
+    return Net(nn.Linear(FEATURES, 8), leaky(), Double(), nn.Linear(8, 3), leaky(), Double())
+
+
+def conv() -> Net:
+    torch.manual_seed(1)
+    front = nn.Unflatten(1, (1, FEATURES)), nn.Conv1d(1, 4, 3), leaky(), Double()
+    return Net(*front, nn.Flatten(), nn.Linear(16, 3), leaky(), Double())
+
+
+def batch_of(*sizes: int, seed: int) -> list[Tensor]:
+    """Inputs ``[B, T, features]`` of every process."""
+    generator = torch.Generator().manual_seed(seed)
+    x = 3 * torch.rand(sum(sizes), STEPS, FEATURES, generator=generator, dtype=torch.float64)
+    return list(x.split(sizes))
+
+
+SYNC = "broadcast_buffers"
+if "forward_sync_buffers" in inspect.signature(DistributedDataParallel).parameters:
+    SYNC = "forward_sync_buffers"
+
+
+def ddp(net: nn.Module, sync: bool = False, **kwargs) -> DistributedDataParallel:
+    return DistributedDataParallel(net, **{SYNC: sync}, **kwargs)
+
+
+def require_replicas(net: nn.Module) -> None:
+    """Parameters are equal to the bit in all processes."""
+    mine = torch.cat([param.detach().flatten() for param in net.parameters()])
+    everyone = [torch.empty_like(mine) for _ in range(SIZE)]
+    dist.all_gather(everyone, mine)
+    assert all(torch.equal(mine, other) for other in everyone)
+
+
+def require_close(net: nn.Module, reference: nn.Module) -> None:
+    for (name, mine), wanted in zip(net.named_parameters(), reference.parameters(), strict=True):
+        value = mine.full_tensor() if hasattr(mine, "full_tensor") else mine
+        error = (value - wanted).abs().max().item()
+        assert error < 1e-6, f"{name}: {error}"
+
+
+@torch.enable_grad()
+def train(net: nn.Module, x: Tensor, total: int, parts: int, optimizer: torch.optim.Optimizer) -> None:
+    """A step toward sparse output; gradients of ``parts`` processes average to those of the joint mean."""
+    optimizer.zero_grad()
+    (net(x).square().sum() * parts / total).backward()
+    optimizer.step()
+
+
+# --- equal to one process --------------------------------------------------------------------
+
+EPOCHS = {
+    "even": [(4, 4)] * 5,
+    "uneven": [(5, 2)] * 5,
+    "last_uneven": [(4, 4)] * 3 + [(4, 1), (2, 1)],
+    "last_empty": [(4, 4)] * 3 + [(4, 0), (0, 3)],
+    "first_empty": [(3, 0), (3, 3), (3, 3), (3, 1), (3, 0)],
+}
+RATES = {
+    "cumulative": CumulativeRate,
+    "exponential": functools.partial(ExponentialRate, 15.0),
+    "windowed": functools.partial(WindowedRate, 10),
+}
+BOUNDS = {
+    "free": None,
+    "clamped": ClampBounds(-0.5, 0.5),
+    "soft": PowerBounds(-1.0, 1.0, (1.0, 2.0)),
+    "sharp": SharpBounds(-0.5, 0.5),
+}
+
+
+@scenario(
+    ("even", "cumulative", "free", "weight", "dense"),
+    ("uneven", "cumulative", "soft", "weight", "dense"),
+    ("last_uneven", "cumulative", "free", "weight", "dense"),
+    ("last_uneven", "exponential", "soft", "bias", "dense"),
+    ("last_empty", "cumulative", "soft", "weight", "dense"),
+    ("last_empty", "exponential", "clamped", "bias", "conv"),
+    ("first_empty", "cumulative", "free", "weight", "conv"),
+    ("uneven", "windowed", "soft", "bias", "dense"),
+    ("even", "windowed", "sharp", "weight", "conv"),
+)
+def equal_to_one_process(epoch: str, rate: str, bounds: str, param: str, build: str, rank: int) -> None:
+    reference, net = globals()[build](), globals()[build]()
+    wrapped = ddp(net)
+    rule = functools.partial(LinearHomeostasis, 0.02, 0.2, param, rate=RATES[rate], bounds=BOUNDS[bounds])
+    one, many = rule(process_group=None).attach(reference), rule().attach(wrapped)
+    optimizers = [torch.optim.SGD(model.parameters(), 1e-3) for model in (reference, net)]
+    for iteration in range(50):
+        sizes = EPOCHS[epoch][iteration % len(EPOCHS[epoch])]
+        x = batch_of(*sizes, seed=iteration)
+        train(reference, torch.cat(x), sum(sizes), 1, optimizers[0])
+        train(wrapped, x[rank], sum(sizes), SIZE, optimizers[1])
+        one.step()
+        many.step()
+        require_replicas(net)
+        for mine, wanted in zip(many.rates().values(), one.rates().values(), strict=True):
+            torch.testing.assert_close(mine, wanted, atol=1e-6, rtol=0)
+    require_close(net, reference)
+
+
+@scenario(("mean",), ("sum",))
+def any_sizes_after_clear(reduction: str, rank: int) -> None:
+    reference, net = dense(), dense()
+    rule = functools.partial(LinearHomeostasis, 0.02, 0.2, "weight", getattr(torch, reduction))
+    one = rule(bounds=BOUNDS["soft"], process_group=None).attach(reference)
+    many = rule(bounds=BOUNDS["soft"]).attach(ddp(net))
+    for iteration, sizes in enumerate([(4, 4), (3, 5), (1, 6), (0, 5), (5, 0), (2, 2)]):
+        x = batch_of(*sizes, seed=iteration)
+        one.clear(), many.clear()
+        reference(torch.cat(x)), net(x[rank])
+        one.step(), many.step()
+    require_close(net, reference)
+    require_replicas(net)
+
+
+@scenario()
+def rule_called_several_times_before_the_update(rank: int) -> None:
+    reference, net = dense(), dense()
+    one = LinearHomeostasis(0.02, 0.2, process_group=None, bounds=BOUNDS["soft"]).attach(reference)
+    many = LinearHomeostasis(0.02, 0.2, bounds=BOUNDS["soft"]).attach(ddp(net))
+    for iteration in range(6):
+        for micro, sizes in enumerate([(4, 2), (1, 3), (2, 0)]):
+            x = batch_of(*sizes, seed=10 * iteration + micro)
+            for homeostasis, model, data in ((one, reference, torch.cat(x)), (many, net, x[rank])):
+                forget(homeostasis)
+                model(data)
+                homeostasis(cells=[list(homeostasis.cells)[micro % 2]])
+        one.update(), many.update()
+    require_close(net, reference)
+    require_replicas(net)
+
+
+def forget(homeostasis: LinearHomeostasis) -> None:
+    """The estimates alone, not what is pending."""
+    for unit in homeostasis.units.values():
+        unit.rate.reset()
+
+
+@scenario()
+def parts_of_a_rule_of_ones_own(rank: int) -> None:
+    net = dense()
+    homeostasis = LinearHomeostasis(0.02, 0.2, param="weight").attach(ddp(net))
+    cell = next(iter(homeostasis.cells.values()))
+    net(batch_of(3, 1, seed=0)[rank])
+    before = net.layers[0].bias.detach().clone()
+    cell.updater.bias = (torch.full((8,), 4.0 * rank), None)
+    with pytest.raises(HomeostasisError, match="where one process trains the model"):
+        cell.updater()
+    homeostasis.update()
+    torch.testing.assert_close(net.layers[0].bias, before + 1.0)  # (3 · 0 + 1 · 4) / 4
+
+
+@scenario()
+def parts_of_several_shapes_in_one_slot(rank: int) -> None:
+    reference, net = dense(), dense()
+    one = LinearHomeostasis(0.02, 0.2, process_group=None, bounds=BOUNDS["soft"]).attach(reference)
+    many = LinearHomeostasis(0.02, 0.2, bounds=BOUNDS["soft"], process_group=dist.group.WORLD)
+    many.attach(net)
+    x = batch_of(3, 1, seed=0)
+    for homeostasis, model, data in ((one, reference, torch.cat(x)), (many, net, x[rank])):
+        model(data)
+        cell = homeostasis.cells["layers.1"]
+        cell.updater.weight = (None, torch.tensor(0.5))
+        homeostasis()
+        cell.updater.weight = (torch.linspace(0.0, 1.0, FEATURES), torch.ones(8, FEATURES))
+        homeostasis.update()
+    require_close(net, reference)
+
+
+# --- one all-reduce --------------------------------------------------------------------------
+
+
+def collectives(run: Callable[[], object]) -> list[str]:
+    """The names of the collectives that a call makes."""
+    names = ["all_reduce", "all_gather", "all_gather_object", "broadcast", "reduce_scatter", "barrier"]
+    calls: list[str] = []
+
+    def counted(name: str, function: Callable) -> Callable:
+        return lambda *args, **kwargs: (calls.append(name), function(*args, **kwargs))[1]
+
+    with contextlib.ExitStack() as stack:
+        for name in names:
+            stack.enter_context(mock.patch.object(dist, name, counted(name, getattr(dist, name))))
+        run()
+    return calls
+
+
+@scenario()
+def one_all_reduce_per_update_for_all_cells(rank: int) -> None:
+    net = dense()
+    homeostasis = LinearHomeostasis(0.02, 0.2).attach(ddp(net))
+    for iteration in range(4):
+        net(batch_of(4 - iteration, 3, seed=iteration)[rank])
+        assert collectives(homeostasis) == []
+        agreement = ["all_gather_object"] if not iteration else []  # on the cells, once
+        assert collectives(homeostasis.update) == [*agreement, "all_reduce"]
+        assert collectives(homeostasis.rates) == []
+    assert collectives(homeostasis.step) == ["all_reduce"]
+
+
+@scenario()
+def the_buffer_grows_with_what_is_pending(rank: int) -> None:
+    net = dense()
+    homeostasis = LinearHomeostasis(0.02, 0.2).attach(ddp(net))
+    net(batch_of(2, 3, seed=0)[rank])
+    homeostasis.step()
+    homeostasis(), homeostasis()
+    assert collectives(homeostasis.update) == ["all_reduce", "all_reduce"]
+    homeostasis(), homeostasis()
+    assert collectives(homeostasis.update) == ["all_reduce"]
+    require_replicas(net)
+
+
+@scenario()
+def alone_in_the_group_nothing_is_sent(rank: int) -> None:
+    groups = [dist.new_group([each]) for each in range(SIZE)]
+    net = dense()
+    homeostasis = LinearHomeostasis(0.02, 0.2).attach(ddp(net, process_group=groups[rank]))
+    net(batch_of(4, 4, seed=rank)[rank])
+    assert collectives(homeostasis.step) == []
+    assert not homeostasis.cells["module.layers.1"].updater.weight.ledger.is_open
+
+
+# --- which processes -------------------------------------------------------------------------
+
+
+def attached_before(net: Net, rule: LinearHomeostasis) -> nn.Module:
+    rule.attach(net)
+    return ddp(net)
+
+
+def attached_inside(net: Net, rule: LinearHomeostasis) -> nn.Module:
+    wrapped = ddp(net)
+    rule.attach(wrapped.module)
+    return wrapped
+
+
+def attached_around(net: Net, rule: LinearHomeostasis) -> nn.Module:
+    wrapped = nn.Sequential(ddp(net))
+    rule.attach(wrapped)
+    return wrapped
+
+
+def registered_by_hand(net: Net, rule: LinearHomeostasis) -> nn.Module:
+    for name, (layer, neuron) in {"first": (0, 1), "second": (3, 4)}.items():
+        rule.register_cell(name, Cell(net.layers[layer], net.layers[neuron]))
+    return ddp(net)
+
+
+def compiled(net: Net, rule: LinearHomeostasis) -> nn.Module:
+    rule.attach(net)
+    net.compile(backend="eager")
+    return ddp(net)
+
+
+def given_a_group(net: Net, rule: LinearHomeostasis) -> nn.Module:
+    rule.attach(net)
+    return net
+
+
+@scenario(
+    ("attached_before",),
+    ("attached_inside",),
+    ("attached_around",),
+    ("registered_by_hand",),
+    ("compiled",),
+    ("given_a_group",),
+)
+def the_wrapper_is_found(how: str, rank: int) -> None:
+    reference, net = dense(), dense()
+    one = LinearHomeostasis(0.02, 0.2, process_group=None).attach(reference)
+    group = dist.group.WORLD if how == "given_a_group" else "auto"
+    many = LinearHomeostasis(0.02, 0.2, process_group=group)
+    wrapped = globals()[how](net, many)
+    with pytest.raises(NoSpikesError):
+        many.rates()
+    for sizes in ((4, 2), (0, 3), (1, 2)):
+        x = batch_of(*sizes, seed=sum(sizes))
+        reference(torch.cat(x)), wrapped(x[rank])
+        one.step(), many.step()
+    require_close(net, reference)
+    require_replicas(net)
+
+
+@scenario()
+def processes_with_models_of_their_own_stay_apart(rank: int) -> None:
+    reference, net, turned_off = dense(), dense(), dense()
+    x = batch_of(4, 4, seed=0)[rank]
+    one = LinearHomeostasis(0.02, 0.2, process_group=None).attach(reference)
+    own = LinearHomeostasis(0.02, 0.2).attach(net)
+    off = LinearHomeostasis(0.02, 0.2, process_group=None).attach(ddp(turned_off))
+    reference(x), net(x), turned_off(x)
+    one.step()
+    assert collectives(own.step) == collectives(off.step) == []
+    for model in (net, turned_off):
+        for mine, wanted in zip(model.parameters(), reference.parameters(), strict=True):
+            assert torch.equal(mine, wanted)
+
+
+@scenario()
+def a_group_that_is_none(rank: int) -> None:
+    with pytest.raises(ArgumentError, match=r"`process_group` should be .* Found `process_group = 'world'`"):
+        LinearHomeostasis(0.02, 0.2, process_group="world")
+
+
+@scenario()
+def membranes_that_would_be_overwritten(rank: int) -> None:
+    mould = f"`{SYNC}` should be False for a spiking model. Found `{SYNC} = True`"
+    net = dense()
+    with pytest.raises(ArgumentError, match=mould):
+        LinearHomeostasis(0.02, 0.2).attach(ddp(net, sync=True))
+    late = LinearHomeostasis(0.02, 0.2).attach(net)
+    with pytest.raises(ArgumentError, match=mould):
+        ddp(net, sync=True)(batch_of(4, 4, seed=0)[rank])
+    del late
+    ignored = [f"layers.{layer}.mem" for layer in (1, 4)]
+    DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(net, ignored)
+    LinearHomeostasis(0.02, 0.2).attach(ddp(net, sync=True))
+
+
+@scenario()
+def a_reduction_that_cannot_be_put_together(rank: int) -> None:
+    mould = "Found `batch_reduction = amax`"
+    with pytest.raises(ArgumentError, match=mould):
+        LinearHomeostasis(0.02, 0.2, batch_reduction=torch.amax).attach(ddp(dense()))
+    net = dense()
+    late = LinearHomeostasis(0.02, 0.2, batch_reduction=torch.amax).attach(net)
+    ddp(net)(batch_of(4, 4, seed=0)[rank])
+    with pytest.raises(ArgumentError, match=mould):
+        late.step()
+
+
+# --- what goes wrong in one process ----------------------------------------------------------
+
+
+def require_untouched(net: nn.Module, before: dict[str, Tensor]) -> None:
+    assert all(torch.equal(value, before[name]) for name, value in net.named_parameters())
+
+
+def go_on(net: Net, homeostasis: LinearHomeostasis, rank: int) -> None:
+    """After an error the next iteration works, and the processes are in step."""
+    before = snapshot(net)
+    homeostasis.clear()
+    net(batch_of(4, 3, seed=9)[rank])
+    homeostasis.step()
+    assert not torch.equal(net.layers[0].weight, before["layers.0.weight"])
+    require_replicas(net)
+
+
+def snapshot(net: nn.Module) -> dict[str, Tensor]:
+    return {name: value.detach().clone() for name, value in net.named_parameters()}
+
+
+@scenario(("first",), ("later",))
+def not_finite_in_one(when: str, rank: int) -> None:
+    net = dense()
+    homeostasis = LinearHomeostasis(0.02, 0.2).attach(ddp(net))
+    if when == "later":
+        net(batch_of(4, 4, seed=0)[rank])
+        homeostasis.step()
+    before, x = snapshot(net), batch_of(4, 4, seed=1)[rank]
+    net(x * torch.nan if rank == 1 else x)
+    with pytest.raises(NonFiniteError, match=re.escape("in cell 'module.layers.1' (membrane)")):
+        homeostasis.step()
+    require_untouched(net, before)
+    assert not any(
+        slot.pending for cell in homeostasis.cells.values() for slot in cell.updater.slots.values()
+    )
+    go_on(net, homeostasis, rank)
+
+
+@scenario()
+def not_finite_in_one_by_forward_and_update(rank: int) -> None:
+    net = dense()
+    homeostasis = LinearHomeostasis(0.02, 0.2).attach(ddp(net))
+    before, x = snapshot(net), batch_of(4, 4, seed=1)[rank]
+    net(x * torch.nan if rank == 0 else x)
+    homeostasis()
+    with pytest.raises(NonFiniteError, match=re.escape("'module.layers.1' (membrane)")):
+        homeostasis.update()
+    require_untouched(net, before)
+    go_on(net, homeostasis, rank)
+
+
+@scenario()
+def not_finite_by_hand_in_one(rank: int) -> None:
+    net = dense()
+    homeostasis = LinearHomeostasis(0.02, 0.2).attach(ddp(net))
+    net(batch_of(4, 4, seed=1)[rank])
+    before = snapshot(net)
+    homeostasis.cells["module.layers.1"].updater.weight = (torch.tensor([0.0, torch.nan][rank]), None)
+    with pytest.raises(NonFiniteError, match=re.escape("cell 'module.layers.1' (update)")):
+        homeostasis.update()
+    require_untouched(net, before)
+    go_on(net, homeostasis, rank)
+
+
+@scenario()
+def an_error_in_the_rule_of_one(rank: int) -> None:
+    net = dense()
+    homeostasis = LinearHomeostasis(0.02, 0.2).attach(ddp(net))
+    net(batch_of(4, 4, seed=1)[rank])
+    before = snapshot(net)
+    kind = ValueError if rank == 1 else ProcessMismatchError
+    said = "lost" if rank == 1 else "process 1 raised before the update: ValueError: lost"
+    failing = mock.patch.object(homeostasis, "parts", side_effect=ValueError("lost"))
+    with failing if rank == 1 else contextlib.nullcontext(), pytest.raises(kind, match=said):
+        homeostasis.step()
+    require_untouched(net, before)
+    go_on(net, homeostasis, rank)
+
+
+@scenario()
+def not_called_in_one(rank: int) -> None:
+    net = dense()
+    homeostasis = LinearHomeostasis(0.02, 0.2).attach(ddp(net))
+    before = snapshot(net)
+    if rank == 0:
+        net(batch_of(4, 4, seed=1)[rank])
+    with pytest.raises(NoSpikesError, match=re.escape("cell 'module.layers.1' should have been observed")):
+        homeostasis.step()
+    require_untouched(net, before)
+    go_on(net, homeostasis, rank)
+
+
+@scenario()
+def empty_in_all(rank: int) -> None:
+    net = dense()
+    homeostasis = LinearHomeostasis(0.02, 0.2).attach(ddp(net))
+    net(batch_of(0, 0, seed=1)[rank])
+    with pytest.raises(NoSpikesError, match=re.escape("for cell 'module.layers.1', 'module.layers.4'")):
+        homeostasis.step()
+    go_on(net, homeostasis, rank)
+
+
+@scenario()
+def frozen_in_one(rank: int) -> None:
+    net = dense()
+    homeostasis = LinearHomeostasis(0.02, 0.2).attach(ddp(net))
+    net(batch_of(4, 4, seed=1)[rank])
+    homeostasis.step()
+    before = snapshot(net)
+    net.layers[4].train(rank == 0)
+    with pytest.raises(ProcessMismatchError, match=r"only process 0 has .* cell 'module.layers.4'"):
+        homeostasis.step()
+    require_untouched(net, before)
+    net.train()
+    go_on(net, homeostasis, rank)
+    net.eval()
+    homeostasis.step()
+
+
+@scenario()
+def other_cells_in_one(rank: int) -> None:
+    net = dense()
+    pairs = {"layers.1": "layers.0", "layers.4": "layers.3"}
+    homeostasis = LinearHomeostasis(0.02, 0.2, process_group=dist.group.WORLD)
+    homeostasis.attach(net, pairs=pairs if rank else {"layers.1": "layers.0"})
+    net(batch_of(4, 4, seed=1)[rank])
+    before = snapshot(net)
+    with pytest.raises(ProcessMismatchError, match=r"only process 1 has .* cell 'layers.4'"):
+        homeostasis.step()
+    require_untouched(net, before)
+
+
+@scenario()
+def the_rule_once_more_in_one(rank: int) -> None:
+    net = dense()
+    homeostasis = LinearHomeostasis(0.02, 0.2).attach(ddp(net))
+    net(batch_of(4, 4, seed=1)[rank])
+    homeostasis.step()
+    before = snapshot(net)
+    if rank:
+        homeostasis()
+    with pytest.raises(ProcessMismatchError, match=r"only process 1 has 2 calls of the rule for `weight`"):
+        homeostasis.step()
+    require_untouched(net, before)
+    go_on(net, homeostasis, rank)
+
+
+@scenario()
+def one_stays_away(rank: int) -> None:
+    group = dist.new_group(timeout=timedelta(seconds=1))
+    net = dense()
+    homeostasis = LinearHomeostasis(0.02, 0.2, process_group=group).attach(net)
+    net(batch_of(4, 4, seed=1)[rank])
+    homeostasis.step()
+    before, start = snapshot(net), time.monotonic()
+    if rank == 0:
+        with pytest.raises(ProcessMismatchError, match=re.escape("Found that one is gone, waits elsewhere")):
+            homeostasis.step()
+        assert time.monotonic() - start < 10.0
+        require_untouched(net, before)
+    dist.barrier()
+
+
+@scenario()
+def a_graph_that_waits_in_one(rank: int) -> None:
+    net = dense()
+    homeostasis = LinearHomeostasis(0.02, 0.2).attach(ddp(net))
+    with torch.set_grad_enabled(rank == 1):
+        net(batch_of(4, 4, seed=1)[rank])
+    before = snapshot(net)
+    with pytest.raises(WaitingGraphError, match=re.escape("cell 'module.layers.4'")):
+        homeostasis.step()
+    require_untouched(net, before)
+    go_on(net, homeostasis, rank)
+
+
+# --- state -----------------------------------------------------------------------------------
+
+
+@scenario()
+def resuming_is_never_having_stopped(rank: int) -> None:
+    net, twin = dense(), dense()
+    first, resumed = (
+        LinearHomeostasis(0.02, 0.2, bounds=BOUNDS["soft"]).attach(ddp(model)) for model in (net, twin)
+    )
+    for sizes in ((4, 2), (4, 0)):
+        net(batch_of(*sizes, seed=sum(sizes))[rank])
+        first.step()
+    net(batch_of(1, 3, seed=3)[rank])
+    first()
+    file = io.BytesIO()
+    torch.save({"net": net.state_dict(), "homeostasis": first.state_dict()}, file)
+    file.seek(0)
+    saved = torch.load(file, weights_only=True)
+    twin.load_state_dict(saved["net"])
+    resumed.load_state_dict(saved["homeostasis"], strict=True)
+    for model, homeostasis in ((net, first), (twin, resumed)):
+        homeostasis.update()
+        model(batch_of(2, 2, seed=5)[rank])
+        homeostasis.step()
+    require_untouched(twin, snapshot(net))
+    require_replicas(net)
+
+
+@scenario()
+def a_checkpoint_of_one_process_goes_on_in_several(rank: int) -> None:
+    reference, net = dense(), dense()
+    one = LinearHomeostasis(0.02, 0.2, process_group=None).attach(reference)
+    x = torch.cat(batch_of(4, 2, seed=0))
+    reference(x)
+    one()
+    wrapped = ddp(net)
+    many = LinearHomeostasis(0.02, 0.2).attach(wrapped.module)
+    net.load_state_dict(reference.state_dict())
+    many.load_state_dict(copy.deepcopy(one.state_dict()), strict=True)
+    wrapped(batch_of(3, 1, seed=4)[rank])
+    reference(torch.cat(batch_of(3, 1, seed=4)))
+    one.update(), many.update()
+    require_close(net, reference)
+    one.load_state_dict(many.state_dict(), strict=True)
+
+
+@scenario()
+def follow_steps_in_every_process(rank: int) -> None:
+    net = dense()
+    wrapped = ddp(net)
+    optimizer = torch.optim.Adam(net.parameters())
+    homeostasis = (
+        LinearHomeostasis(0.02, 0.2, bounds=ClampBounds(-0.3, 0.3)).attach(wrapped).follow(optimizer)
+    )
+    for iteration in range(5):
+        train(wrapped, batch_of(3, 4, seed=iteration)[rank], 7, SIZE, optimizer)
+        require_replicas(net)
+        assert net.layers[0].weight.abs().max() <= 0.3
+    assert homeostasis.rates()
+
+
+# --- sharded parameters ----------------------------------------------------------------------
+
+
+class Halves(nn.Identity):
+    """Spikes in the precision of a bfloat16 model."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.bfloat16()
+
+
+def halves() -> Net:
+    torch.manual_seed(1)
+    return Net(nn.Linear(FEATURES, 7), leaky(), Halves(), nn.Linear(7, 3), leaky()).bfloat16()
+
+
+def shard(net: Net, *, inner: bool = False, dim: int = 0) -> Net:
+    """`fully_shard`, with uneven and, of three rows or one, empty pieces."""
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+    from torch.distributed.tensor import Shard
+
+    mesh = init_device_mesh("cpu", (SIZE,))
+    place = functools.partial(fully_shard, mesh=mesh)
+    if dim:
+        place = functools.partial(place, shard_placement_fn=lambda param: Shard(min(dim, param.ndim - 1)))
+    for layer in net.layers if inner else ():
+        if any(True for _ in layer.parameters(recurse=False)):
+            place(layer)
+    return place(net)
+
+
+def require_shards_close(net: nn.Module, reference: nn.Module) -> None:
+    net.reshard()
+    require_close(net, reference)
+
+
+@scenario(
+    *((bounds, "weight", "dense", 0) for bounds in BOUNDS),
+    ("soft", "bias", "conv", 0),
+    ("clamped", "weight", "dense", 1),
+)
+def sharded_is_equal_to_one_process(bounds: str, param: str, build: str, dim: int, rank: int) -> None:
+    reference, net = globals()[build](), shard(globals()[build](), inner=param == "weight", dim=dim)
+    one = LinearHomeostasis(0.02, 0.2, param, bounds=BOUNDS[bounds], process_group=None).attach(reference)
+    many = LinearHomeostasis(0.02, 0.2, param, bounds=BOUNDS[bounds]).attach(net)
+    optimizers = [torch.optim.SGD(model.parameters(), 1e-3) for model in (reference, net)]
+    for iteration in range(10):
+        sizes = [(4, 4), (4, 1), (0, 2)][iteration % 3]
+        x = batch_of(*sizes, seed=iteration)
+        train(reference, torch.cat(x), sum(sizes), 1, optimizers[0])
+        train(net, x[rank], sum(sizes), SIZE, optimizers[1])
+        one.step(), many.step()
+    require_shards_close(net, reference)
+
+
+@scenario()
+def parameters_still_gathered_after_a_forward_without_gradients(rank: int) -> None:
+    reference, net = dense(), shard(dense())
+    one = LinearHomeostasis(0.02, 0.2, process_group=None).attach(reference)
+    many = LinearHomeostasis(0.02, 0.2).attach(net)
+    for iteration in range(3):
+        x = batch_of(4, 3, seed=iteration)
+        reference(torch.cat(x)), net(x[rank])
+        one.step()
+        assert collectives(many.step).count("all_reduce") == 1
+    require_shards_close(net, reference)
+
+
+@scenario((False,), (True,))
+def a_graph_that_waits_for_sharded_parameters(inner: bool, rank: int) -> None:
+    net = shard(dense(), inner=inner)
+    homeostasis = LinearHomeostasis(0.02, 0.2).attach(net)
+    x = batch_of(4, 3, seed=0)[rank]
+    with torch.enable_grad():
+        loss = net(x).sum()
+    with pytest.raises(WaitingGraphError, match=re.escape("cell 'layers.4'")):
+        homeostasis.step()
+    loss.backward()
+    homeostasis.step()
+
+
+@scenario()
+def sharded_cells_registered_by_hand(rank: int) -> None:
+    reference, net = dense(), shard(dense(), inner=True)
+    one, many = LinearHomeostasis(0.02, 0.2, process_group=None), LinearHomeostasis(0.02, 0.2)
+    for homeostasis, model in ((one, reference), (many, net)):
+        homeostasis.register_cell("cell", Cell(model.layers[0], model.layers[1]))
+    x = batch_of(4, 3, seed=0)
+    reference(torch.cat(x)), net(x[rank])
+    one.step(), many.step()
+    require_shards_close(net, reference)
+
+
+@scenario()
+def gathered_cells_registered_by_hand(rank: int) -> None:
+    net = shard(dense())
+    homeostasis = LinearHomeostasis(0.02, 0.2)
+    homeostasis.register_cell("cell", Cell(net.layers[0], net.layers[1]))
+    net(batch_of(4, 3, seed=0)[rank])
+    with pytest.raises(HomeostasisError, match=re.escape("Call `reshard()` of the model")):
+        homeostasis.step()
+    net.reshard()
+    homeostasis.step()
+
+
+@scenario()
+def small_updates_of_half_precision_shards_add_up(rank: int) -> None:
+    net = shard(halves())
+    homeostasis = LinearHomeostasis(1e-4, 0.2).attach(net)
+    before = net.layers[0].weight.full_tensor().float()
+    cell = homeostasis.cells["layers.1"]
+    x = batch_of(1, 1, seed=0)[rank].bfloat16()
+    net(x)
+    for _ in range(100):
+        cell.updater.weight = (torch.tensor(1e-4), None)
+        homeostasis.update()
+    after = net.layers[0].weight.full_tensor().float()
+    torch.testing.assert_close(after - before, torch.full_like(after, 0.01), atol=4e-3, rtol=0)
+    assert (after - before).mean().item() == pytest.approx(0.01, abs=5e-4)
+
+
+@scenario()
+def bounds_that_fail_on_one_shard(rank: int) -> None:
+    net = shard(dense())
+    homeostasis = LinearHomeostasis(0.02, 0.2, bounds=BOUNDS["soft"]).attach(net)
+    train(net, batch_of(4, 3, seed=0)[rank], 7, SIZE, torch.optim.SGD(net.parameters(), 1e-3))
+    if rank == 1:
+        net.layers[0].weight.to_local().fill_(torch.inf)
+    before = {name: value.to_local().clone() for name, value in net.named_parameters()}
+    with pytest.raises(NonFiniteError, match=re.escape("'layers.1' (update)")):
+        homeostasis.step()
+    assert all(torch.equal(value.to_local(), before[name]) for name, value in net.named_parameters())
+
+
+@scenario()
+def flat_shards_are_refused(rank: int) -> None:
+    from torch.distributed.fsdp import FullyShardedDataParallel
+
+    class Flat(FullyShardedDataParallel):
+        def __init__(self, module: nn.Module) -> None:
+            nn.Module.__init__(self)
+            self._fsdp_wrapped_module = module
+
+    with pytest.raises(ArgumentError, match=r"Use `torch.distributed.fsdp.fully_shard`"):
+        LinearHomeostasis(0.02, 0.2).attach(nn.Sequential(Flat(dense())))
+
+
+# --- the last: a process is gone -------------------------------------------------------------
+
+
+@scenario()
+def a_process_that_dies(rank: int) -> None:
+    net = dense()
+    homeostasis = LinearHomeostasis(0.02, 0.2).attach(ddp(net))
+    net(batch_of(4, 3, seed=0)[rank])
+    homeostasis.step()
+    before = snapshot(net)
+    if rank == 1:
+        os._exit(1)
+    with pytest.raises(ProcessMismatchError, match=re.escape("every process should take part in `update()`")):
+        homeostasis.step()
+    require_untouched(net, before)
