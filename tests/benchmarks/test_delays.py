@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import random
-import statistics
 import subprocess
 import sys
 import time
@@ -14,6 +12,8 @@ import torch
 from torch import nn
 
 from snn_homeostasis import DelayedLinear
+
+from .timing import side_by_side
 
 T, BATCH, SIZE, LONGEST = 100, 32, 256, 16
 FORWARD_AND_BACKWARD = """
@@ -41,25 +41,7 @@ print(megabytes("VmHWM") - before)
 """
 
 
-def side_by_side(rounds=15, **calls):
-    """Seconds of each call in each round; the calls of a round are in random order."""
-    seconds = {name: [] for name in calls}
-    for number in range(-2, rounds):
-        for name in random.sample(list(calls), len(calls)):
-            start = time.thread_time()
-            calls[name]()
-            if number >= 0:
-                seconds[name].append(time.thread_time() - start)
-    return seconds
-
-
-def ratio(seconds, name, other):
-    """Median over the rounds."""
-    pairs = zip(seconds[name], seconds[other], strict=True)
-    return statistics.median(one / two for one, two in pairs)
-
-
-def repeated(call, inputs):
+def over(call, inputs):
     """The call on one input after the other, so that a clock can measure it."""
     return lambda: [call(each) for each in inputs]
 
@@ -83,19 +65,20 @@ def test_a_step(benchmark):
         delay_init=lambda _: layer.delay.detach(),
     )
     with torch.no_grad():
-        seconds = side_by_side(
-            plain=repeated(plain, x[:20]),
-            control=repeated(plain, x[:20]),
-            step=repeated(layer, x[:20]),
-            inferno=repeated(theirs, x[:1].bool()),
-        )
+        calls = {
+            "plain": over(plain, x[:20]),
+            "control": over(plain, x[:20]),
+            "step": over(layer, x[:20]),
+            "inferno": over(theirs, x[:1].bool()),
+        }
+        timings = side_by_side(calls)
         benchmark(layer, x[0])
-    against_inferno = 20 * ratio(seconds, "inferno", "step")
-    against_linear = ratio(seconds, "step", "plain")
+    against_inferno = 20 * timings.ratio("inferno", "step")
+    against_linear = timings.ratio("step")
     benchmark.extra_info.update(
         times_faster_than_inferno=against_inferno,
         times_a_linear=against_linear,
-        control=ratio(seconds, "control", "plain"),
+        control=timings.ratio("control"),
     )
     assert against_inferno >= 50
     assert against_linear <= 25
@@ -105,9 +88,9 @@ def test_a_step(benchmark):
 def test_a_sequence(benchmark):
     layer, x = DelayedLinear(SIZE, SIZE, LONGEST), spikes()
     with torch.no_grad():
-        seconds = side_by_side(step=repeated(layer.step, x), sequence=lambda: layer.sequence(x))
+        timings = side_by_side({"step": over(layer.step, x), "sequence": lambda: layer.sequence(x)})
         benchmark(layer.sequence, x)
-    against_steps = ratio(seconds, "sequence", "step")
+    against_steps = timings.ratio("sequence", "step")
     benchmark.extra_info.update(times_the_steps=against_steps)
     assert against_steps <= 1
 
@@ -125,12 +108,12 @@ def test_forward_and_backward(benchmark):
         "step": lambda: trained(lambda: torch.stack([layer.step(each) for each in x])),
         "sequence": lambda: trained(lambda: layer.sequence(x)),
     }
-    seconds = side_by_side(rounds=7, **calls)
+    timings = side_by_side(calls, rounds=7)
     benchmark.pedantic(calls["step"], rounds=3)
     benchmark.extra_info.update(
-        step_times_a_linear=ratio(seconds, "step", "plain"),
-        sequence_times_the_steps=ratio(seconds, "sequence", "step"),
-        milliseconds_per_step={name: 1e3 * statistics.median(each) / T for name, each in seconds.items()},
+        step_times_a_linear=timings.ratio("step"),
+        sequence_times_the_steps=timings.ratio("sequence", "step"),
+        milliseconds_per_step={name: 1e3 * timings.median(name) / T for name in calls},
     )
 
 

@@ -1,0 +1,116 @@
+"""Calls timed side by side: what one costs over another, and whether the figure can be believed."""
+
+from __future__ import annotations
+
+import gc
+import random
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import pytest
+
+__all__ = ["Call", "Timings", "repeated", "side_by_side"]
+
+Call = Callable[[], object]
+
+CONTROL = "control"
+WARM_UP = 3
+TOLERANCE = 0.02  # a control off by more makes all figures of its run void
+
+
+@dataclass(frozen=True)
+class Timings:
+    """Seconds of several calls, round by round; in each round they ran in random order.
+
+    Attributes:
+        seconds: name → one number per round. The first name is the base; "control" is the
+            base once more, and tells what a difference of nothing looks like.
+    """
+
+    seconds: Mapping[str, Sequence[float]]
+
+    @property
+    def base(self) -> str:
+        """What the others are compared to."""
+        return next(iter(self.seconds))
+
+    def ratio(self, name: str, other: str | None = None) -> float:
+        """How many times the seconds of ``other`` (the base) a call takes: median over rounds."""
+        pairs = zip(self.seconds[name], self.seconds[other or self.base], strict=True)
+        return statistics.median(one / two for one, two in pairs)
+
+    def overhead(self, name: str) -> float:
+        """What a call takes beyond the base, as a share of the base."""
+        return self.ratio(name) - 1
+
+    def added(self, name: str, other: str | None = None) -> float:
+        """The seconds that a call takes beyond ``other`` (the base): median over rounds."""
+        pairs = zip(self.seconds[name], self.seconds[other or self.base], strict=True)
+        return statistics.median(one - two for one, two in pairs)
+
+    def median(self, name: str) -> float:
+        """Seconds of a call."""
+        return statistics.median(self.seconds[name])
+
+    @property
+    def control(self) -> float:
+        """The overhead of the base over itself."""
+        return self.overhead(CONTROL)
+
+    @property
+    def is_void(self) -> bool:
+        """Whether the machine was too busy for the figures to mean anything."""
+        return CONTROL in self.seconds and abs(self.control) > TOLERANCE
+
+    def skip_if_void(self) -> None:
+        """Leaves a test without a verdict if the figures are void."""
+        if self.is_void:
+            pytest.skip(f"void: the control is off by {self.control:+.1%}")
+
+
+def side_by_side(
+    calls: Mapping[str, Call],
+    *,
+    rounds: int = 20,
+    before: Mapping[str, Call] | None = None,
+    clock: Callable[[], float] = time.thread_time,
+) -> Timings:
+    """Times calls in rounds, each round in a new random order.
+
+    Args:
+        calls: name → what to time, the base first. If there is a "control", it does the same
+            as the base, on data of its own.
+        rounds: how many are counted, after a few to warm up.
+        before: what is to be done, untimed, before some of them.
+        clock: CPU time of this thread, which a busy neighbour does not lengthen much.
+    """
+    seconds: dict[str, list[float]] = {name: [] for name in calls}
+    gc.collect()
+    gc.disable()
+    try:
+        for number in range(-WARM_UP, rounds):
+            for name in random.sample(list(calls), len(calls)):
+                (before or {}).get(name, _nothing)()
+                start = clock()
+                calls[name]()
+                stop = clock()
+                if number >= 0:
+                    seconds[name].append(stop - start)
+    finally:
+        gc.enable()
+    return Timings(seconds)
+
+
+def _nothing() -> None: ...
+
+
+def repeated(call: Call, times: int) -> Call:
+    """A call made so often that a clock can measure it."""
+
+    def calls() -> None:
+        for _ in range(times):
+            call()
+
+    return calls
