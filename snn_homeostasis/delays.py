@@ -32,7 +32,8 @@ class DelayedLinear(DelayedLayer, nn.Linear):
     many. On stationary input that hardly moves a rate: 64 Poisson inputs at 1/16 spikes per
     step, target 0.1, took the mean delay from 8.0 to 0.1 steps and the rate from 0.042 to 0.044.
     On volleys it does: the same inputs at once, every 16 steps, took them from 8.0 to 1.7 and
-    from 0.044 to 0.099.
+    from 0.044 to 0.099. A rate that is too high it cannot lower: delays gather at the longest,
+    spikes coincide, and the rate rises.
 
     Args:
         in_features: number of inputs.
