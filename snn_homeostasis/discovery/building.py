@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 
 from torch import nn
@@ -12,6 +12,7 @@ from ..cells import Cell
 from ..checks import require, warn
 from ..errors import HomeostasisError
 from .finding import FoundCell
+from .links import listed
 
 __all__ = ["announce", "build_cells"]
 
@@ -39,13 +40,13 @@ def build_cells(model: nn.Module, found: Sequence[FoundCell], param: str, frozen
         "param",
         "be a parameter of a layer of every neuron, and not frozen",
         param,
-        f"None is there for {_listed(sorted(lacking))}: build its layer with one, take another param, or "
+        f"None is there for {listed(sorted(lacking))}: build its layer with one, take another param, or "
         "name a frozen layer in `pairs=`.",
     )
     offered = {id(cell) for _, cell in offering}
     left_out = [each.layer for each, cell in built if id(cell) not in offered and not _is_inside(each)]
     if left_out:
-        warn(f"Left out: {_listed(left_out)}, with no {param}, or a frozen one. Their neurons have others.")
+        warn(f"Left out: {listed(left_out)}, with no {param}, or a frozen one. Their neurons have others.")
     return offering
 
 
@@ -107,7 +108,7 @@ def _of_several_layers(built: Built) -> Iterator[str]:
     for neuron, paths in layers.items():
         if len(set(paths)) > 1:
             yield (
-                f"Several layers drive `{neuron}`: {_listed(paths)}. Each is regulated as a cell of its own; "
+                f"Several layers drive `{neuron}`: {listed(paths)}. Each is regulated as a cell of its own; "
                 "choose among them with `include=` or `exclude=`."
             )
 
@@ -119,8 +120,8 @@ def _of_shared_parameters(built: Built, param: str) -> Iterator[str]:
     for cells in sharing.values():
         if len(cells) > 1:
             yield (
-                f"One {param} drives several neurons: that of {_listed(each.layer for each in cells)} drives "
-                f"{_listed(each.neuron for each in cells)}. It moves by the sum of what they ask for."
+                f"One {param} drives several neurons: that of {listed(each.layer for each in cells)} drives "
+                f"{listed(each.neuron for each in cells)}. It moves by the sum of what they ask for."
             )
 
 
@@ -136,7 +137,3 @@ def _of_signs(built: Built) -> Iterator[str]:
                 f"`{each.neuron}` receives `{each.layer}` with a sign that differs from place to place: cell "
                 f"{each.name!r} may stay away from its target. Leave it out with `exclude=`."
             )
-
-
-def _listed(paths: Iterable[str]) -> str:
-    return ", ".join(f"`{path}`" for path in dict.fromkeys(paths))

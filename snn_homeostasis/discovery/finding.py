@@ -14,7 +14,7 @@ from ..checks import warn
 from ..connections import is_layer
 from ..errors import UnpairedNeuronError
 from .chains import chain_links
-from .links import Choice, Link, chosen, paired, title, told_apart
+from .links import Choice, Link, chosen, listed, paired, title, told_apart
 from .tracing import traced_links
 
 __all__ = ["FoundCell", "find_cells"]
@@ -125,10 +125,10 @@ def _describe(model: nn.Module, links: Sequence[Link]) -> str:
     problems = dict.fromkeys(
         f"  {title(link.neuron, modules.get(link.neuron))}: {link.problem}" for link in links if link.problem
     )
-    layers = [f"`{path}`" for path, module in modules.items() if path and is_layer(module)]
+    layers = listed(path for path, module in modules.items() if path and is_layer(module))
     lines = "\n".join(problems) or "  the model has no spiking neuron"
     return (
         f"`model` should tell which layer drives each neuron. Found {type(model).__name__}, where this "
         f"cannot be known:\n{lines}\nName them by module path: attach(model, pairs={{'neuron': 'layer'}}), "
-        f"or leave them out: exclude=['neuron'], or ['layer']. The layers are {', '.join(layers) or 'none'}."
+        f"or leave them out: exclude=['neuron'], or ['layer']. The layers are {layers or 'none'}."
     )

@@ -12,7 +12,7 @@ from ..checks import require
 from ..inner import inner_layers
 from ..neurons import is_neuron
 
-__all__ = ["Choice", "Link", "chosen", "inner_links", "join", "paired", "title", "told_apart"]
+__all__ = ["Choice", "Link", "chosen", "inner_links", "join", "listed", "paired", "title", "told_apart"]
 
 Choice = Sequence[str | type[nn.Module]] | str | type[nn.Module]
 
@@ -101,14 +101,14 @@ def chosen(
     modules, first = _paths(model)
     choices: dict[str, list[str | type[nn.Module]]] = {}
     for name, choice in (("include", include), ("exclude", exclude)):
-        for each in _listed(choice):
+        for each in _each_of(choice):
             known = (
                 each in modules
                 if isinstance(each, str)
                 else any(map(each.__instancecheck__, modules.values()))
             )
             require(known, name, "name paths or types of modules of the model", each, "Check the spelling.")
-        choices[name] = [first[each] if isinstance(each, str) else each for each in _listed(choice)]
+        choices[name] = [first[each] if isinstance(each, str) else each for each in _each_of(choice)]
     wanted = [link for link in links if include is None or _is_among(link, choices["include"], modules)]
     wanted = [link for link in wanted if not _is_among(link, choices["exclude"], modules)]
     require(
@@ -153,6 +153,11 @@ def join(path: str, name: str) -> str:
     return f"{path}.{name}" if path and name else path or name
 
 
+def listed(paths: Iterable[str]) -> str:
+    """How messages list paths, each once."""
+    return ", ".join(f"`{path}`" for path in dict.fromkeys(paths))
+
+
 def title(path: str, module: nn.Module | None) -> str:
     """How messages call a module; None where a path leads nowhere."""
     kind = "" if module is None else f" ({type(module).__name__})"
@@ -168,7 +173,7 @@ def _paths(model: nn.Module) -> tuple[dict[str, nn.Module], dict[str, str]]:
     return modules, {path: first[module] for path, module in modules.items()}
 
 
-def _listed(choice: Choice | None) -> Iterable[str | type[nn.Module]]:
+def _each_of(choice: Choice | None) -> Iterable[str | type[nn.Module]]:
     if choice is None:
         return []
     return [choice] if isinstance(choice, str | type) else choice

@@ -14,6 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 __all__ = [
     "NOTHING",
     "Arrival",
+    "Key",
     "Marks",
     "Source",
     "Sources",

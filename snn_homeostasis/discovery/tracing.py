@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections import defaultdict, deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
 from typing import Any
 
@@ -18,7 +18,7 @@ from ..inner import connect_cell, inner_layers
 from ..neurons import all_neurons, is_neuron
 from .alignment import Alignment, align
 from .isolation import copied, isolated
-from .links import Link, inner_links, join
+from .links import Link, inner_links, join, listed
 from .marks import Arrival, Key, Source
 from .obstacles import obstacles
 from .watching import Seen, Watch
@@ -72,13 +72,13 @@ def _problem(watch: Watch, path: str, seen: Seen) -> str | None:
     known = {join(path, name) for name in inner_layers(watch.modules[path])}
     unknown = {layer for layer in watch.called - known if layer.startswith(f"{path}.")}
     if unknown:
-        return f"it computes with {_listed(unknown)}, not known to be a layer inside such a neuron"
+        return f"it computes with {listed(sorted(unknown))}, not known to be a layer inside such a neuron"
     calls = dict.fromkeys(seen.calls)
     layers: frozenset[str] = frozenset().union(*calls)
     if not layers:
         return f"no layer reaches it{_unfollowed(watch, seen)}"
     if layers not in calls or frozenset() in calls:
-        sets = " or ".join(_listed(each) or "no layer" for each in calls)
+        sets = " or ".join(listed(sorted(each)) or "no layer" for each in calls)
         return f"different layers drive this one object in different calls: {sets}"
     return None
 
@@ -86,10 +86,10 @@ def _problem(watch: Watch, path: str, seen: Seen) -> str | None:
 def _unfollowed(watch: Watch, seen: Seen) -> str:
     """What may stand in place of a layer."""
     if seen.weights:
-        return f", but weights that are used without their layer: {_listed(seen.weights)}"
+        return f", but weights that are used without their layer: {listed(sorted(seen.weights))}"
     quantised = [path for path, module in watch.modules.items() if "quantized" in type(module).__module__]
     if quantised:
-        return f". Quantised layers are not regulated, attach before quantising: {_listed(quantised)}"
+        return f". Quantised layers are not regulated, attach before quantising: {listed(sorted(quantised))}"
     return ". Data that passes through NumPy, or lists, cannot be followed"
 
 
@@ -118,11 +118,12 @@ def _link(path: str, source: Source, alignment: Alignment, notes: tuple[str, ...
 def _notes(path: str, seen: Seen, elsewhere: set[str]) -> Iterator[str]:
     if elsewhere:
         yield (
-            f"Left out: {_listed(elsewhere)}, of which nothing arrives at `{path}` on this example, only at "
-            "what shares memory with its input."
+            f"Left out: {listed(sorted(elsewhere))}, of which nothing arrives at `{path}` on this example, "
+            "only at what shares memory with its input."
         )
     if seen.weights:
-        yield f"Not regulated: {_listed(seen.weights)}, used without their layer, which drive `{path}` too."
+        weights = listed(sorted(seen.weights))
+        yield f"Not regulated: {weights}, used without their layer, which drive `{path}` too."
 
 
 def _align(watch: Watch, path: str, arrivals: Mapping[Key, Arrival]) -> dict[Key, Alignment]:
@@ -170,7 +171,3 @@ def _eagerly() -> Any:
     if set_stance is None or "torch._dynamo" not in sys.modules:  # which takes seconds to import
         return nullcontext()
     return set_stance("force_eager")
-
-
-def _listed(paths: Iterable[str]) -> str:
-    return ", ".join(f"`{path}`" for path in sorted(paths))
