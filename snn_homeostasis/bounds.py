@@ -9,12 +9,14 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from .checks import require
+from .passes import Pass, affine, blockwise
 
 __all__ = ["Bounds", "ClampBounds", "PowerBounds", "SharpBounds", "UpdateBounds", "unbounded"]
 
@@ -68,6 +70,32 @@ class Bounds(ABC):
     @abstractmethod
     def __call__(self, param: Tensor, pos: Tensor, neg: Tensor, /) -> Tensor:
         """The delta of ``param`` for the magnitudes ``pos`` and ``neg``."""
+
+    def passes(self, param: Tensor, is_inside: bool, pos: Tensor, neg: Tensor) -> list[Pass] | None:
+        """The addition of the delta as passes over ``param``; None if only `__call__` knows it.
+
+        Only for a delta that is elementwise, and largest at one end of the values of ``param``.
+        A subclass with another `__call__` and no `passes` of its own does without.
+
+        Args:
+            param: the parameter.
+            is_inside: whether all its values are within the limits.
+            pos: a magnitude that broadcasts with it.
+            neg: another.
+        """
+        return None
+
+    def contain(self, ends: Tensor) -> bool:
+        """Whether the smallest and the largest value of a parameter are inside, up to a rounding."""
+        slack = 4 * torch.finfo(ends.dtype).eps * max(abs(self.min or 0.0), abs(self.max or 0.0))
+        low, high = ends.tolist()
+        return (self.min is None or low >= self.min - slack) and (
+            self.max is None or high <= self.max + slack
+        )
+
+    def keeps_inside(self, pos: Tensor, neg: Tensor) -> bool:
+        """Whether `passes` leave a parameter within the limits that is there; False if in doubt."""
+        return False
 
     def settle_(self, param: Tensor) -> None:
         """A last word on the parameter after its update, in place; nothing by default."""
@@ -127,10 +155,32 @@ class PowerBounds(Bounds):
             neg = self._distance(param - self.min, lower).mul_(neg)
         return pos - neg
 
+    def passes(self, param: Tensor, is_inside: bool, pos: Tensor, neg: Tensor) -> list[Pass] | None:
+        if not (self._is_linear and is_inside):
+            return blockwise(self, param, pos, neg)
+        up, down = pos / self._width, neg / self._width
+        if self.max is None:
+            return affine(param, down * (self.min or 0.0), down, pos)
+        if self.min is None:
+            return affine(param, up * self.max, up, -neg)
+        return affine(param, up * self.max + down * self.min, up + down)
+
+    def keeps_inside(self, pos: Tensor, neg: Tensor) -> bool:
+        return self._is_linear and bool(((pos + neg) / self._width <= 1.0).all())
+
+    @property
+    def _is_linear(self) -> bool:
+        return self.power in (1.0, (1.0, 1.0))
+
+    @property
+    def _width(self) -> float:
+        """What distances are divided by."""
+        return self.max - self.min if self.scaled and self.min is not None and self.max is not None else 1.0
+
     def _distance(self, distance: Tensor, power: float) -> Tensor:
         distance = distance.clamp_min_(0.0)
-        if self.scaled and self.min is not None and self.max is not None:
-            distance = distance.div_(self.max - self.min)
+        if self.scaled:
+            distance = distance.div_(self._width)
         return distance if power == 1.0 else distance.pow_(power)
 
 
@@ -152,6 +202,9 @@ class SharpBounds(Bounds):
             neg = (param >= self.min) * neg
         return pos - neg
 
+    def passes(self, param: Tensor, is_inside: bool, pos: Tensor, neg: Tensor) -> list[Pass] | None:
+        return blockwise(self, param, pos, neg)
+
 
 @dataclass(frozen=True)
 class ClampBounds(Bounds):
@@ -164,6 +217,9 @@ class ClampBounds(Bounds):
 
     def __call__(self, param: Tensor, pos: Tensor, neg: Tensor, /) -> Tensor:
         return (param + (pos - neg)).clamp_(self.min, self.max).sub_(param)
+
+    def passes(self, param: Tensor, is_inside: bool, pos: Tensor, neg: Tensor) -> list[Pass] | None:
+        return [partial(param.add_, pos - neg)]
 
     def settle_(self, param: Tensor) -> None:
         # p + (max - p) need not round to max

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -11,10 +12,12 @@ from torch import Tensor
 from .bounds import Bounds, UpdateBounds, unbounded
 from .checks import require, warn
 from .errors import ArgumentError, HomeostasisError
+from .passes import make_from
 from .sharded import is_sharded, like, whole
+from .shortcuts import is_current
 from .slots import Slot, broadcasts
 
-__all__ = ["Change", "changes_of", "joint_bounds", "make_all", "warn_stuck"]
+__all__ = ["HALVES", "Change", "changes_of", "joint_bounds", "make_all", "warn_stuck"]
 
 HALVES = (torch.float16, torch.bfloat16)
 
@@ -50,9 +53,12 @@ class Change(ABC):
     @abstractmethod
     def _write(self) -> None: ...
 
-    def _delta(self, value: Tensor) -> Tensor:
+    def _totals(self, value: Tensor) -> tuple[Tensor, Tensor]:
         pos = _total([slot.pos for slot in self.slots], value)
-        neg = _total([slot.neg for slot in self.slots], value)
+        return pos, _total([slot.neg for slot in self.slots], value)
+
+    def _delta(self, value: Tensor) -> Tensor:
+        pos, neg = self._totals(value)
         if self.limits is not None and not self.slots[0].told_stuck:
             self.is_stuck = _is_stuck(value, like(pos - neg, value), *self.limits)
         if self.bounds is None:
@@ -87,6 +93,37 @@ class Addition(Change):
         if value._version == self._version:  # else an interrupted call has added it
             value.add_(like(self.outcome, value))
         self._settle(value)
+
+
+class Passage(Change):
+    """Goes over the parameter in place, in the passes of its bounds.
+
+    Args:
+        slots: of one parameter.
+        bounds: which have passes.
+    """
+
+    def __init__(self, slots: Sequence[Slot], bounds: Bounds) -> None:
+        super().__init__(slots)
+        self._value = value = self.reference.tensor
+        self._version = value._version
+        pos, neg = self._totals(value)
+        is_inside = all(slot.was_inside(value) for slot in slots)
+        if is_inside:  # and finite; this spares the look at all of it
+            self.outcome = pos.amax() + neg.amax()
+        else:
+            ends = torch.stack(value.aminmax())
+            self.outcome = bounds(ends, pos.amax(), neg.amax())  # finite exactly if the whole delta is
+            is_inside = bounds.contain(ends)
+        self._passes = bounds.passes(value, is_inside, pos, neg) or []
+        self._stays = is_inside and bounds.keeps_inside(pos, neg)
+
+    def _write(self) -> None:
+        make_from(self._passes, self._value, self._version)
+        self._settle(self._value)
+        if self._stays:
+            for slot in self.slots:
+                slot.note_inside(self._value)
 
 
 class Replacement(Change):
@@ -138,7 +175,13 @@ def changes_of(slots: Iterable[Slot]) -> list[Change]:
     return [_change_of(group) for group in tied.values()]
 
 
-def make_all(changes: Sequence[Change]) -> None:
+class Makeable(Protocol):
+    """A change that can be made again without harm."""
+
+    def make(self) -> None: ...
+
+
+def make_all(changes: Sequence[Makeable]) -> None:
     """Makes all changes, or, interrupted before the first, none."""
     try:
         for change in changes:
@@ -186,8 +229,14 @@ def joint_bounds(owner: str, *bounds: UpdateBounds | None) -> UpdateBounds | Non
 
 def _change_of(slots: Sequence[Slot]) -> Change:
     reference = slots[0].reference
-    in_place = reference.is_plain and reference.tensor.dtype not in HALVES
-    return Addition(slots) if in_place else Replacement(slots)
+    value = reference.tensor
+    if not reference.is_plain or value.dtype in HALVES:
+        return Replacement(slots)
+    bounds = next((slot.bounds for slot in slots if slot.bounds is not None), None)
+    free = slots[0].limits is None and not slots[0].sharded and value.numel() > 0
+    if free and isinstance(bounds, Bounds) and is_current(type(bounds), "passes", "__call__"):
+        return Passage(slots, bounds)
+    return Addition(slots)
 
 
 def _require_spread(slots: Iterable[Slot]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import warnings
 from collections.abc import Callable, Sequence
@@ -11,9 +12,9 @@ import torch
 from torch import Tensor
 
 from .errors import ArgumentError, HomeostasisWarning, NonFiniteError
-from .sharded import local
+from .sharded import is_sharded, local
 
-__all__ = ["Agreement", "require", "require_finite", "warn"]
+__all__ = ["Agreement", "is_finite", "require", "require_finite", "warn"]
 
 Agreement = Callable[[Tensor, Sequence[Tensor]], Tensor]
 
@@ -39,6 +40,15 @@ def require(
         raise ArgumentError(f"`{name}` should {expected}. Found {seen}. {remedy}")
 
 
+def is_finite(tensor: Tensor) -> bool:
+    """Whether the sum of a tensor is finite, and so all of it; waits for the device."""
+    return math.isfinite(_sum(tensor).item())
+
+
+def _sum(tensor: Tensor) -> Tensor:
+    return tensor.sum(dtype=torch.float32)
+
+
 def require_finite(tensors: Sequence[tuple[str, str, Tensor | None]], agree: Agreement | None = None) -> None:
     """Raise `NonFiniteError` if a tensor holds NaN or infinity; waits for the device once.
 
@@ -53,6 +63,10 @@ def require_finite(tensors: Sequence[tuple[str, str, Tensor | None]], agree: Agr
     if not present:
         return
     device = present[0][2].device
+    # finite sums take one pass and no memory; only otherwise is it looked for where the fault is
+    is_spread = any(is_sharded(tensor) for _, _, tensor in present)
+    if not is_spread and is_finite(torch.stack([_sum(tensor).to(device) for _, _, tensor in present])):
+        return
     fine = torch.stack([local(tensor).isfinite().all().to(device) for _, _, tensor in present])
     if agree is not None:
         fine = agree(fine, [tensor for _, _, tensor in present])

@@ -56,8 +56,8 @@ class PlainReference(ParameterReference):
 
     @property
     def tensor(self) -> Tensor:
-        value = getattr(self.module, self.name, None)
-        if not isinstance(value, nn.Parameter):
+        value = self.module._parameters.get(self.name)
+        if value is None:
             _refuse(
                 self.module,
                 self.name,

@@ -4,10 +4,13 @@ import math
 
 import pytest
 import torch
+from cases import Puppet
 
 from snn_homeostasis import ArgumentError, ClampBounds, PowerBounds, SharpBounds
+from snn_homeostasis.passes import make_from
 
 BOUNDS = {
+    "scaled multiplicative": PowerBounds(-1.0, 2.0, scaled=True),
     "power": PowerBounds(-1.0, 2.0),
     "power pair": PowerBounds(-1.0, 2.0, power=(0.5, 2.0)),
     "scaled": PowerBounds(-1.0, 2.0, power=1.5, scaled=True),
@@ -25,6 +28,7 @@ def by_hand(name: str, p: float, pos: float, neg: float) -> float:
     """The contract's table, for one number."""
     up, down = max(2.0 - p, 0.0), max(p + 1.0, 0.0)
     return {
+        "scaled multiplicative": (up * pos - down * neg) / 3,
         "power": up * pos - down * neg,
         "power pair": up**0.5 * pos - down**2 * neg,
         "scaled": (up / 3) ** 1.5 * pos - (down / 3) ** 1.5 * neg,
@@ -97,3 +101,63 @@ def test_bad_power(power):
 def test_scaled_needs_both_limits():
     with pytest.raises(ArgumentError, match="`scaled` should be False unless both limits"):
         PowerBounds(max=1.0, scaled=True)
+
+
+def changed_in_passes(bounds, param, pos, neg, *, interrupted_after=None):
+    """The parameter after the passes, some of them made again as after an interruption."""
+    param = param.clone()
+    version = param._version
+    passes = bounds.passes(param, bounds.contain(torch.stack(param.aminmax())), pos, neg)
+    make_from(passes[:interrupted_after], param, version)
+    make_from(passes, param, version)
+    bounds.settle_(param)
+    return param
+
+
+@every
+@pytest.mark.parametrize("spread", [0.9, 3.0], ids=["inside", "partly outside"])
+@pytest.mark.parametrize("small", [(300, 1, 1), (1,), ()], ids=str)
+def test_passes_equal_the_formula(name, spread, small):
+    param = 0.5 + 1.5 * spread * (2 * torch.rand(300, 30, 9) - 1)  # more than one block
+    pos, neg = 0.1 * torch.rand(small), 0.1 * torch.rand(small)
+    delta = BOUNDS[name](param.double(), pos.double(), neg.double())
+    for interrupted_after in (None, 1):
+        after = changed_in_passes(BOUNDS[name], param, pos, neg, interrupted_after=interrupted_after)
+        expected = param.double() + delta
+        if name == "clamp":
+            expected = expected.clamp(-1.0, 2.0)
+        torch.testing.assert_close(after.double(), expected, rtol=1e-6, atol=2e-6)
+
+
+@pytest.mark.parametrize("part", [3e-8, 1.43e-7, 1e-3])
+@pytest.mark.parametrize("bounds", [PowerBounds(max=0.7), PowerBounds(-1.0, 0.7)], ids=str)
+def test_small_passes_do_not_lead_past_a_limit(bounds, part):
+    param = torch.linspace(0.6, 0.7, 1000)
+    pos, neg = torch.full((1,), part), torch.zeros(1)
+    for _ in range(2000):
+        param = changed_in_passes(bounds, param, pos, neg)
+    assert (param <= 0.7 * (1 + 1e-6)).all()
+    assert bounds.contain(torch.stack(param.aminmax()))
+
+
+def test_a_bound_of_another_formula_does_not_inherit_passes():
+    class Halved(PowerBounds):
+        def __call__(self, param, pos, neg):
+            return super().__call__(param, pos, neg) / 2
+
+    puppet = Puppet(value=0.5)
+    puppet.cell.updater.weight.bounds = Halved(0.0, 1.0)
+    puppet.cell.updater.weight = torch.tensor(0.5), None
+    puppet.cell.updater()
+    assert puppet.weight == [0.625]
+
+
+def test_what_was_put_outside_after_an_update_is_not_drawn_in_by_the_wrong_part():
+    puppet = Puppet(value=0.5)
+    puppet.cell.updater.weight.bounds = PowerBounds(0.0, 1.0)
+    for value, expected in ((0.5, 0.75), (3.0, 3.0), (0.5, 0.75)):
+        with torch.no_grad():
+            puppet.cell.connection.weight.fill_(value)
+        puppet.cell.updater.weight = torch.tensor(0.5), None
+        puppet.cell.updater()
+        assert puppet.weight == [expected]
