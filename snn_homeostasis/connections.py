@@ -108,6 +108,12 @@ class Connection(ABC):
         """Reduced receptive data (without B and L) for a delay of each weight, or of each channel."""
         return self.like_bias(k) if self.delay is not None and self.delay.ndim == 1 else k
 
+    def like(self, param: str, k: Tensor) -> Tensor:
+        """Reduced receptive data (without B and L) for a parameter by name."""
+        if param == "weight":
+            return k
+        return self.like_bias(k) if param == "bias" else self.like_delay(k)
+
     def require_output(self, shape: torch.Size) -> None:
         """Checks that spikes ``[B, *N]`` can come from this layer.
 

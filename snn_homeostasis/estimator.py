@@ -74,6 +74,14 @@ class RateEstimator(TensorState, ABC):
             NoSpikesError: before the first update.
         """
 
+    def scaled(self) -> tuple[Tensor, float]:
+        """The rate as a tensor and a number to multiply it with, where that saves the product.
+
+        Raises:
+            NoSpikesError: before the first update.
+        """
+        return self.rate, 1.0
+
     def reset(self) -> None:
         """Forgets everything that was observed."""
         self.steps = 0

@@ -21,8 +21,10 @@ from .following import Release, at_end, step_after
 from .ledger import Parts
 from .registry import key_of, owners_of, require_new, select, set_bounds
 from .settings import CellState, Settings, Target, check_target
+from .shortcuts import is_current
 from .slots import unchanged_on_error
 from .state import NoCopy
+from .sweep import Sweep
 from .teams import AUTO, Group, Team
 from .units import Unit, require_no_waiting_graph
 
@@ -58,6 +60,7 @@ class Homeostasis(NoCopy, nn.Module, ABC):
         self._releases: dict[str, Release] = {}
         self._following: list[Release] = []
         self._team = Team(process_group)
+        self._sweep: Sweep | None = None
 
     @abstractmethod
     def parts(self, cell: Cell, state: CellState, rate: Tensor, target: Target) -> tuple[Tensor, Tensor]:
@@ -72,6 +75,22 @@ class Homeostasis(NoCopy, nn.Module, ABC):
         Returns:
             ``(pos, neg)``, each broadcasting with the parameter; ``neg`` as a clamp gives it.
         """
+
+    def affine(self, state: CellState, target: Target) -> tuple[float, Target] | None:
+        """The rule once more, if ``pos - neg`` of `parts` is the mean of ``offset + slope * rate``.
+
+        It saves the split where there are no bounds. A subclass with another `parts` and no
+        `affine` of its own does without.
+
+        Args:
+            state: the cell's settings.
+            target: a number, or a tensor that broadcasts with the rate.
+
+        Returns:
+            ``(offset, slope)``, or None if the rule is not of this kind; ``slope`` is a number or
+            broadcasts with the rate.
+        """
+        return None
 
     @property
     def cells(self) -> Mapping[str, Cell]:
@@ -95,6 +114,7 @@ class Homeostasis(NoCopy, nn.Module, ABC):
         """
         settings = self.defaults.override(overrides)
         require_new(self._units(), name, cell, settings.param)
+        self._sweep = None
         unit = Unit(name, cell, settings)
         set_bounds(self._units(), unit, settings.bounds)
         self._team.admit(unit)
@@ -225,6 +245,8 @@ class Homeostasis(NoCopy, nn.Module, ABC):
             target: for this call alone, in place of each cell's own.
             cells: names of the cells to take, all by default.
         """
+        if target is None and cells is None and self._swept():
+            return
         with unchanged_on_error(slot for unit in self._units() for slot in unit.all_slots):
             with self._processes.deferring(Exception):
                 self(target, cells)
@@ -267,6 +289,8 @@ class Homeostasis(NoCopy, nn.Module, ABC):
         """Forgets the rate estimates and what is pending in the slots."""
         for unit in self._units():
             unit.reset()
+        if self._sweep is not None:
+            self._sweep.release()
         self._processes.forget()
 
     def remove(self) -> None:
@@ -280,6 +304,7 @@ class Homeostasis(NoCopy, nn.Module, ABC):
     def remove_cell(self, name: str) -> None:
         """Takes the hook of one cell off and forgets it."""
         select(self._units(), [name])
+        self._sweep = None
         self._releases.pop(name)()
         del self.units[key_of(name)]
 
@@ -287,6 +312,18 @@ class Homeostasis(NoCopy, nn.Module, ABC):
         for unit in self.units.values():
             assert isinstance(unit, Unit)
             yield unit
+
+    def _swept(self) -> bool:
+        """Makes a step in one sweep; false if that is not possible, and nothing was changed."""
+        if self._forward_hooks or self._forward_pre_hooks:
+            return False
+        if self._sweep is None or not self._sweep.fits():
+            self._sweep = self._new_sweep()
+        return self._sweep is not None and self._sweep.fits() and self._sweep.run()
+
+    def _new_sweep(self) -> Sweep | None:
+        current = is_current(type(self), "affine", "parts", "forward", "update")
+        return Sweep.of(self.affine, list(self._units())) if current and not self._processes.group else None
 
     def _parts_of(self, unit: Unit, target: Target | None) -> list[Parts]:
         return [self.parts(unit.cell, unit.state, *estimate) for estimate in unit.estimates(target)]

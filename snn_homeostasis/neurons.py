@@ -29,6 +29,7 @@ __all__ = [
     "membrane_of",
     "one_step",
     "spikes_of",
+    "spikes_of_step",
 ]
 
 
@@ -65,7 +66,8 @@ def spikes_of(neuron: nn.Module, output: Any) -> Spikes:
 
 
 @spikes_of.register
-def _(neuron: snn.SpikingNeuron, output: Any) -> Spikes:
+def spikes_of_step(neuron: snn.SpikingNeuron, output: Any) -> Spikes:
+    """What most neurons return: the spikes of a step, alone or with their state."""
     return (output if isinstance(output, Tensor) else output[0],)
 
 

@@ -68,6 +68,13 @@ class CumulativeRate(RateEstimator):
         self._fold_in_time()
         return self._mean()
 
+    def scaled(self) -> tuple[Tensor, float]:
+        buffers, steps = self._buffers, self.steps
+        count = buffers["count"]
+        if count is None or buffers["folded"] is not None or not 0 < steps <= self.fold_after:
+            return super().scaled()
+        return count, 1.0 / steps
+
     def reset(self) -> None:
         super().reset()
         self.folded_steps = 0
@@ -168,6 +175,11 @@ class ExponentialRate(RateEstimator):
         assert self.mean is not None
         return self.mean / self._mass(self.steps)
 
+    def scaled(self) -> tuple[Tensor, float]:
+        self.require_spikes()
+        assert self.mean is not None
+        return self.mean, 1.0 / self._mass(self.steps)
+
     def memory(self, steps: int) -> float:
         return math.exp((steps - self.steps) / self.tau) * self._mass(steps) / self._mass(self.steps)
 
@@ -252,6 +264,11 @@ class WindowedRate(RateEstimator):
         self.require_spikes()
         assert self.total is not None
         return self.total / min(self.steps, self.window)
+
+    def scaled(self) -> tuple[Tensor, float]:
+        self.require_spikes()
+        assert self.total is not None
+        return self.total, 1.0 / min(self.steps, self.window)
 
     def memory(self, steps: int) -> float:
         # as if what is left of the past were spread evenly over the window

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import torch
 from torch import Tensor
 
 from .bounds import UpdateBounds
@@ -74,11 +75,16 @@ class LinearHomeostasis(Homeostasis):
         super().__init__(Settings(plasticity, target, param, batch_reduction, rate, bounds), process_group)
 
     def parts(self, cell: Cell, state: CellState, rate: Tensor, target: Target) -> tuple[Tensor, Tensor]:
-        strength = -state.plasticity if state.param == "delay" else state.plasticity
+        strength = _strength(state)
         k = cell.connection.postsyn_receptive((target - rate) / target).mean(-1) * strength
         pos = state.batch_reduction(k.clamp_min(0.0), 0)
         neg = state.batch_reduction(k.clamp_max(0.0), 0)
-        if state.param == "weight":
-            return pos, neg
-        lay = cell.connection.like_bias if state.param == "bias" else cell.connection.like_delay
-        return lay(pos), lay(neg)
+        return cell.connection.like(state.param, pos), cell.connection.like(state.param, neg)
+
+    def affine(self, state: CellState, target: Target) -> tuple[float, Target] | None:
+        strength = _strength(state)
+        return (strength, -strength / target) if state.batch_reduction is torch.mean else None
+
+
+def _strength(state: CellState) -> float:
+    return -state.plasticity if state.param == "delay" else state.plasticity

@@ -112,7 +112,15 @@ class CellState(TensorState):
             check_target(target)
         is_tensor = isinstance(target, Tensor)
         self._number = None if is_tensor else target
-        self.target_tensor = target.detach().clone() if isinstance(target, Tensor) else None
+        with torch.inference_mode(False):
+            self.target_tensor = target.detach().clone() if isinstance(target, Tensor) else None
+
+    @property
+    def key(self) -> tuple[object, ...]:
+        """Differs from an earlier one if a setting was changed in between."""
+        target = self._buffers["target_tensor"]
+        version = None if target is None else target._version
+        return self.plasticity, self.param, self.batch_reduction, self._number, id(target), version
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         own = self.target_tensor  # stays where the checkpoint has a number, which it does not save

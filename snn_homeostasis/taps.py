@@ -7,11 +7,14 @@ from typing import Any, NoReturn, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch._C import _current_graph_task_id as current_graph_task_id
 from torch.autograd.graph import Node
+from torch.compiler import is_compiling, is_dynamo_compiling
+from torch.nn.parallel import DistributedDataParallel
 from torch.utils.hooks import RemovableHandle
 
 from .errors import ArgumentError, NoSpikesError
-from .neurons import admit_neuron, binary_factor, membrane_of, spikes_of
+from .neurons import admit_neuron, binary_factor, membrane_of, spikes_of, spikes_of_step
 from .wrappers import group_in_forward
 
 __all__ = ["SpikeListener", "SpikeTap"]
@@ -100,7 +103,8 @@ class SpikeTap:
     @property
     def membrane(self) -> Tensor | None:
         """Finite exactly if the neuron's state was, at its last observed call; or None."""
-        return None if self._membrane is None else self._membrane.detach()
+        membrane = self._membrane
+        return membrane.detach() if membrane is not None and membrane.requires_grad else membrane
 
     @property
     def graph(self) -> Node | None:
@@ -157,26 +161,29 @@ class SpikeTap:
         self._checked_shape = shape
 
     def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-        if torch.compiler.is_compiling():
-            if torch.compiler.is_dynamo_compiling():  # an export is not observed
-                self._trace(module, args, kwargs, output)
+        # between two calls the model takes the caches of the processor: every function that is called
+        # here, and every object that is looked at, costs some tenths of a microsecond
+        if is_dynamo_compiling():
+            self._trace(module, args, kwargs, output)
             return
         if module is not self.module:
             _refuse_replica(module)
         if not module.training:
             self.frozen = True
             return
-        if torch._C._current_graph_task_id() != NOT_IN_BACKWARD:
+        if current_graph_task_id() != NOT_IN_BACKWARD:
             return  # a checkpoint computes the model anew; the spikes were counted before
-        if self.group is None:
+        if self.group is None and DistributedDataParallel._active_ddp_module is not None:
             self.group = group_in_forward()
-        seen = self._read(module, output)
-        if isinstance(seen, tuple):
-            self._take_step(module, seen[0])
-        else:
-            self._take_sequence(module, _first(args, kwargs), seen, output)
-
-    def _take_step(self, module: nn.Module, seen: Tensor) -> None:
+        seen = output
+        if self._read is not spikes_of_step or type(output) is not Tensor:
+            if is_compiling():
+                return  # an export is not observed
+            read = self._read(module, output)
+            if not isinstance(read, tuple):
+                self._take_sequence(module, _first(args, kwargs), read, output)
+                return
+            (seen,) = read
         spikes = seen.detach() if seen.requires_grad else seen
         if spikes.shape != self._shape and not self._fit(spikes):
             return
@@ -188,8 +195,8 @@ class SpikeTap:
             except RuntimeError:
                 self._record_anew(listener, spikes)
         self._last = spikes
-        self._membrane = module._buffers.get("mem")
-        if self._membrane is None:
+        self._membrane = membrane = module._buffers.get("mem")
+        if membrane is None:
             self._node = seen.grad_fn
         self.frozen = False
 

@@ -150,14 +150,28 @@ class Unit(nn.Module):
         Raises:
             NoSpikesError: if there is none, with the reason.
         """
+        self._require_observed()
+        rate = self.rate.rate
+        self.cell.neuron.require_shape(rate.shape)  # not yet done if the step was compiled
+        return rate
+
+    def scaled_rate(self) -> tuple[Tensor, float]:
+        """The estimate as `RateEstimator.scaled` gives it.
+
+        Raises:
+            NoSpikesError: if there is none, with the reason.
+        """
+        self._require_observed()
+        rate, scale = self.rate.scaled()
+        self.cell.neuron.require_shape(rate.shape)
+        return rate, scale
+
+    def _require_observed(self) -> None:
         if not self.rate.steps:
             raise NoSpikesError(
                 f"cell {self.name!r} should have been observed before its rate is used. Found no spikes "
                 f"of {type(self.cell.neuron.module).__name__}: {self._why_unobserved()}."
             )
-        rate = self.rate.rate
-        self.cell.neuron.require_shape(rate.shape)  # not yet done if the step was compiled
-        return rate
 
     def target_for(self, rate: Tensor, target: Target | None) -> Target:
         """The target of this call, or else the cell's own, fitted to a rate ``[B, *N]``.

@@ -6,30 +6,61 @@ from nets import leaky, spikes
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from snn_homeostasis import CumulativeRate, ExponentialRate, LinearHomeostasis
+from snn_homeostasis import (
+    ClampBounds,
+    CumulativeRate,
+    ExponentialRate,
+    LinearHomeostasis,
+    PowerBounds,
+    SharpBounds,
+)
 
-VIEWS = ("detach", "view", "unsqueeze", "expand", "select", "alias", "squeeze", "t", "_unsafe_view")
+VIEWS = (
+    "detach",
+    "view",
+    "unsqueeze",
+    "expand",
+    "select",
+    "alias",
+    "squeeze",
+    "t",
+    "_unsafe_view",
+    "split",
+    "permute",
+)
+BYTES = 4
 
 
 class Operations(TorchDispatchMode):
-    """Notes every operation, whether it is a view, and the bytes of what it newly allocates."""
+    """Notes every operation, the bytes of what it newly allocates, and those that it reads and writes."""
 
     def __init__(self) -> None:
         super().__init__()
         self.names: list[str] = []
         self.bytes = 0
+        self.largest = 0
+        self.traffic = 0
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         output = func(*args, **(kwargs or {}))
         name = func._schema.name.partition("::")[2]
         self.names.append(name)
         is_new = name not in VIEWS and not name.endswith("_")
-        self.bytes += sum(
-            each.numel() * each.element_size()
-            for each in torch.utils._pytree.tree_leaves(output)
-            if is_new and isinstance(each, torch.Tensor)
-        )
+        new = [size_of(each) for each in torch.utils._pytree.tree_leaves(output) if is_new]
+        self.bytes += sum(new)
+        self.largest = max([self.largest, *new])
+        if name not in VIEWS:
+            self.traffic += sum(map(size_of, torch.utils._pytree.tree_leaves((args, kwargs, output))))
         return output
+
+    @property
+    def computing(self) -> list[str]:
+        """The operations that are no views."""
+        return [name for name in self.names if name not in VIEWS]
+
+
+def size_of(value: object) -> int:
+    return value.numel() * value.element_size() if isinstance(value, torch.Tensor) else 0
 
 
 def cost_of(call) -> Operations:
@@ -81,3 +112,113 @@ def test_state_does_not_grow_with_time(steps):
     for _ in range(steps):
         net(spikes(4, 6))
     assert sum(buffer.numel() * buffer.element_size() for buffer in homeostasis.buffers()) == 4 * 4 * 8
+
+
+def wide(kind: str) -> nn.Sequential:
+    """One cell whose weight is much larger than all else."""
+    layer = nn.Linear(2000, 100) if kind == "linear" else nn.Conv2d(500, 40, 3, padding=1)
+    return nn.Sequential(layer, leaky())
+
+
+def observed(kind: str, cells: int = 1, **settings):
+    """A rule whose cell has seen two steps of four samples."""
+    net = wide(kind)
+    homeostasis = LinearHomeostasis(0.1, 0.2, **settings).attach(net)
+    x = spikes(4, 2000) if kind == "linear" else spikes(4, 500, 2, 2)
+    for _ in range(2):
+        net(x)
+    return homeostasis, BYTES * net[0].weight.numel()
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("kind", ["linear", "conv"])
+@pytest.mark.parametrize("param", ["weight", "bias"])
+def test_a_step_without_bounds_makes_no_split(kind, param):
+    homeostasis, weight = observed(kind, param=param)
+    homeostasis.step()  # prepares
+    homeostasis.cells["1"].neuron.module(torch.rand(homeostasis.units["1"].rate.rate.shape))
+    cost = cost_of(homeostasis.step)
+    of_the_cell = ["sum", "sum", "add_"]  # of the rates, of the membrane, the update
+    over_positions = ["sum"] if kind == "conv" else []
+    of_all_cells = ["addcmul", "sum", "_local_scalar_dense"]  # the rule, a look whether it is finite
+    assert sorted(cost.computing) == sorted(of_the_cell + over_positions + of_all_cells)
+    assert cost.largest < weight / 50
+    assert cost.traffic <= (1.1 * 2 if param == "weight" else 0.1) * weight
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("kind", ["linear", "conv"])
+def test_an_update_is_one_pass_over_the_weight(kind):
+    homeostasis, weight = observed(kind, batch_reduction=torch.sum)
+    homeostasis()
+    cost = cost_of(homeostasis.update)
+    assert len(cost.computing) <= 8
+    assert cost.largest < weight / 50
+    assert cost.traffic <= 1.1 * 2 * weight
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("kind", ["linear", "conv"])
+@pytest.mark.parametrize(
+    "bounds",
+    [
+        PowerBounds(-1.0, 1.0),
+        PowerBounds(-1.0, 1.0, power=2.0),
+        SharpBounds(-1.0, 1.0),
+        ClampBounds(-1.0, 1.0),
+    ],
+    ids=str,
+)
+def test_no_bound_allocates_anything_of_the_size_of_the_weight(kind, bounds):
+    homeostasis, weight = observed(kind, bounds=bounds)
+    cost = cost_of(homeostasis.step)
+    assert cost.largest <= max(weight / 2, BYTES * 2**16)
+
+
+@torch.no_grad()
+def test_multiplicative_bounds_are_two_passes_and_a_look():
+    homeostasis, weight = observed("linear", bounds=PowerBounds(-1.0, 1.0))
+    homeostasis()
+    cost = cost_of(homeostasis.update)
+    assert cost.traffic <= 1.1 * (2 * 2 + 1) * weight
+    assert cost.largest < weight / 50
+    homeostasis()
+    assert cost_of(homeostasis.update).traffic <= 1.1 * 2 * 2 * weight  # nothing has led outside since
+    homeostasis.cells["1"].connection.weight.mul_(1.0)
+    homeostasis()
+    assert "aminmax" in cost_of(homeostasis.update).names
+
+
+@torch.no_grad()
+def test_rates_of_a_half_precision_model_stay_exact():
+    neuron = leaky()
+    net = nn.Sequential(nn.Linear(1, 2), neuron).to(torch.bfloat16)
+    homeostasis = LinearHomeostasis(0.1, 0.2).attach(net)
+    tap, fired = homeostasis.cells["1"].neuron, torch.tensor([[1.0, 0.0]], dtype=torch.bfloat16)
+    for number in range(100_000):
+        tap(neuron, (), {}, fired if number % 3 else fired.flip(1))
+    expected = torch.tensor([66_666 / 100_000, 33_334 / 100_000], dtype=torch.float64)
+    torch.testing.assert_close(homeostasis.rates()["1"].double(), expected, rtol=1e-6, atol=0)
+
+
+@pytest.mark.filterwarnings("ignore:.*Function.*should not be instantiated:DeprecationWarning")
+@torch.no_grad()
+def test_a_compiled_step_is_two_operations_in_place():
+    net = nn.Sequential(nn.Linear(6, 8), leaky())
+    homeostasis = LinearHomeostasis(0.1, 0.2).attach(net)
+    graphs = []
+
+    def noting(graph, inputs):
+        graphs.append(graph)
+        return graph.forward
+
+    for _ in range(2):  # the first makes the counts
+        torch.compile(net, backend=noting, fullgraph=True)(spikes(4, 6))
+        torch.compiler.reset()
+    homeostasis.remove()
+    torch.compile(net, backend=noting, fullgraph=True)(spikes(4, 6))
+    *_, observed, plain = (
+        [node.target for node in graph.graph.nodes if node.op == "call_method"] for graph in graphs
+    )
+    assert [name for name in observed if name.endswith("_")] == ["add_", "add_"]  # spikes and steps
+    assert not [name for name in plain if name.endswith("_")]

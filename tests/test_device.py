@@ -8,6 +8,7 @@ from nets import leaky
 from torch import nn
 
 from snn_homeostasis import (
+    Bounds,
     ClampBounds,
     CumulativeRate,
     ExponentialRate,
@@ -16,6 +17,7 @@ from snn_homeostasis import (
     SharpBounds,
     WindowedRate,
     homeostasis,
+    sweep,
     taps,
 )
 
@@ -26,6 +28,9 @@ RATES = [CumulativeRate, functools.partial(ExponentialRate, 5.0), functools.part
 def _without_values(monkeypatch):
     """Leaves out what has to read a value: whether all is finite, and whether a factor is 1."""
     monkeypatch.setattr(homeostasis, "require_finite", lambda tensors, agree=None: None)
+    monkeypatch.setattr(sweep, "is_finite", lambda tensor: True)
+    monkeypatch.setattr(Bounds, "contain", lambda bounds, ends: True)
+    monkeypatch.setattr(PowerBounds, "keeps_inside", lambda bounds, pos, neg: True)
     monkeypatch.setattr(taps, "binary_factor", lambda factor: True)
 
 

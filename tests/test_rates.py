@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from snn_homeostasis import ArgumentError, CumulativeRate, ExponentialRate, NoSpikesError, WindowedRate
+from snn_homeostasis.shortcuts import is_current
 
 
 class FoldingRate(CumulativeRate):
@@ -54,6 +55,8 @@ def test_rate_is_its_definition(name, steps):
     for step in spikes.split(1):
         rate.update(step)
     torch.testing.assert_close(rate.rate.double(), recount(name, spikes), rtol=1e-6, atol=1e-7)
+    scaled, scale = rate.scaled()
+    torch.testing.assert_close(scaled.double() * scale, recount(name, spikes), rtol=1e-6, atol=1e-7)
 
 
 @estimators
@@ -241,3 +244,13 @@ def test_saved_window_of_another_length_is_refused():
     saved.update(some_spikes(9, 2, 3))
     with pytest.raises(RuntimeError, match="`steps` should be 6, the saved window"):
         WindowedRate(10).load_state_dict(saved.state_dict())
+
+
+def test_an_estimator_of_another_rate_does_not_inherit_the_scaled_one():
+    class Half(CumulativeRate):
+        @property
+        def rate(self):
+            return super().rate / 2
+
+    assert is_current(CumulativeRate, "scaled", "rate")
+    assert not is_current(Half, "scaled", "rate")

@@ -10,7 +10,7 @@ import snn_homeostasis
 PACKAGE = Path(snn_homeostasis.__file__).parent
 ORDER = [
     ["errors"],
-    ["following", "sharded", "state"],
+    ["following", "passes", "sharded", "shortcuts", "state"],
     ["checks", "graphs"],
     ["bounds", "estimator", "neurons", "parameters", "interpolation", "kernels"],
     ["connections", "joint", "rates", "delayed_layer"],
@@ -28,7 +28,7 @@ ORDER = [
     ["discovery/building"],
     ["contributions", "discovery", "registry"],
     ["distributed"],
-    ["teams"],
+    ["sweep", "teams"],
     ["homeostasis"],
     ["rules"],
     ["__init__"],

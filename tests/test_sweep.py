@@ -1,0 +1,299 @@
+"""One sweep over all cells does what `forward` and `update` do, and is given up where it cannot."""
+
+import functools
+import weakref
+
+import pytest
+import torch
+from nets import leaky, spikes
+from torch import nn
+
+from snn_homeostasis import (
+    ClampBounds,
+    CumulativeRate,
+    ExponentialRate,
+    LinearHomeostasis,
+    NonFiniteError,
+    NoSpikesError,
+    WaitingGraphError,
+    WindowedRate,
+)
+
+RATES = [CumulativeRate, functools.partial(ExponentialRate, 5.0), functools.partial(WindowedRate, 3)]
+
+
+def a_net() -> nn.Sequential:
+    torch.manual_seed(0)
+    conv = [nn.Conv2d(1, 4, 3, padding=1), leaky(), nn.ConvTranspose2d(4, 3, 2), leaky(), nn.Flatten()]
+    net = nn.Sequential(*conv, nn.Linear(75, 5), leaky())
+    for index in (0, 2, 5):  # spikes are float32 whatever the neuron is
+        net[index].register_forward_pre_hook(lambda layer, inputs: (inputs[0].to(layer.weight.dtype),))
+    return net
+
+
+def show(net: nn.Module, batch: int = 3, steps: int = 4) -> None:
+    with torch.no_grad():
+        for _ in range(steps):
+            net(3 * spikes(batch, 1, 4, 4))
+
+
+class Plainly(LinearHomeostasis):
+    """The rule without its short form."""
+
+    def affine(self, state, target):
+        return None
+
+
+class Pair:
+    """The same model twice: regulated in a sweep, and without."""
+
+    def __init__(self, **settings) -> None:
+        self.nets = a_net(), a_net()
+        kinds = LinearHomeostasis, Plainly
+        self.rules = [kind(**{"plasticity": 0.02, "target": 0.2, **settings}) for kind in kinds]
+        for rule, net in zip(self.rules, self.nets, strict=True):
+            rule.attach(net)
+
+    @property
+    def is_swept(self) -> bool:
+        assert self.rules[1]._sweep is None
+        return self.rules[0]._sweep is not None
+
+    def step(self, *args, **kwargs) -> None:
+        """A few time steps and one of each rule, after which all must be equal."""
+        for rule, net in zip(self.rules, self.nets, strict=True):
+            torch.manual_seed(1)
+            show(net, **kwargs)
+            rule.step(*args)
+        for one, other in zip(*(net.parameters() for net in self.nets), strict=True):
+            torch.testing.assert_close(one, other, rtol=0, atol=2e-6)
+
+    def change(self, call) -> None:
+        for rule, net in zip(self.rules, self.nets, strict=True):
+            call(rule, net)
+
+
+@pytest.mark.parametrize("rate", RATES)
+@pytest.mark.parametrize("param", ["weight", "bias"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_it_equals_forward_and_update(rate, param, dtype):
+    pair = Pair(rate=rate, param=param)
+    pair.change(lambda rule, net: net.to(dtype))
+    before = {name: each.clone() for name, each in pair.nets[0].named_parameters()}
+    for _ in range(3):
+        pair.step()
+    assert pair.is_swept
+    for name, each in pair.nets[0].named_parameters():
+        assert torch.equal(each, before[name]) != name.endswith(param)
+
+
+def targets(pair, *shapes):
+    def give(rule, net):
+        for unit, shape in zip(rule.units.values(), shapes, strict=True):
+            unit.state.target = torch.linspace(0.1, 0.4, torch.Size(shape).numel()).reshape(shape)
+
+    pair.change(give)
+
+
+def test_each_neuron_may_have_a_target_of_its_own():
+    pair = Pair()
+    targets(pair, (4, 1, 1), (1, 3, 1, 1), (5,))
+    pair.step()
+    pair.step()
+    assert pair.is_swept
+
+
+@pytest.mark.parametrize("shapes", [[(4, 4, 4), (), ()], [(), (), (3, 5)]], ids=str)
+def test_it_is_given_up_where_what_is_summed_has_several_targets(shapes):
+    pair = Pair()
+    targets(pair, *shapes)
+    pair.step()
+    assert not pair.is_swept
+
+
+def in_place(rule, net):
+    rule.units["1"].state.target.mul_(0.5)
+
+
+def replaced(rule, net):
+    net.load_state_dict({name: 0.5 * each for name, each in net.state_dict().items()}, assign=True)
+
+
+def observed_apart(rule, net):
+    with torch.no_grad():
+        net[1](torch.ones(3, 4, 4, 4))
+
+
+def folded(rule, net):
+    for unit in rule.units.values():
+        unit.rate._fold()
+
+
+def one_more(rule, net):
+    rule.register_cell("again", rule.cells["1"], param="bias", plasticity=0.3)
+
+
+CHANGES = {
+    "cleared": lambda rule, net: rule.clear(),
+    "number": lambda rule, net: setattr(rule.units["1"].state, "target", 0.7),
+    "tensor": lambda rule, net: setattr(rule.units["1"].state, "target", torch.full((4, 1, 1), 0.7)),
+    "plasticity": lambda rule, net: setattr(rule.units["1"].state, "plasticity", -0.3),
+    "reduction": lambda rule, net: setattr(rule.units["1"].state, "batch_reduction", torch.sum),
+    "bounded": lambda rule, net: setattr(rule.cells["1"].updater.weight, "bounds", ClampBounds(-0.01, 0.01)),
+    "replaced": replaced,
+    "double": lambda rule, net: net.double(),
+    "half": lambda rule, net: net.bfloat16(),
+    "frozen": lambda rule, net: net[1].eval(),
+    "pending": lambda rule, net: setattr(rule.cells["1"].updater, "weight", (torch.tensor(0.3), None)),
+    "pending elsewhere": lambda rule, net: setattr(
+        rule.cells["1"].updater, "bias", (None, torch.tensor(0.3))
+    ),
+    "observed apart": observed_apart,
+    "folded": folded,
+    "removed": lambda rule, net: rule.remove_cell("1"),
+    "one more": one_more,
+    "loaded": lambda rule, net: rule.load_state_dict(rule.state_dict()),
+}
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_it_notices_what_changes(name):
+    pair = Pair()
+    pair.step()
+    pair.step()
+    assert pair.is_swept
+    pair.change(CHANGES[name])
+    if name == "half":
+        pair.nets[1].load_state_dict(pair.nets[0].state_dict())  # which may have rounded otherwise
+    pair.step()
+    pair.step()
+
+
+def test_it_notices_a_target_changed_in_place():
+    pair = Pair(target=0.3)
+    targets(pair, (4, 1, 1), (), ())
+    pair.step()
+    pair.change(in_place)
+    pair.step()
+    assert pair.is_swept
+
+
+def test_it_notices_another_batch():
+    pair = Pair()
+    for batch in (3, 3, 1, 5, 3):
+        pair.step(batch=batch)
+    assert pair.is_swept
+
+
+def test_a_target_for_one_call_and_a_choice_of_cells_are_heeded():
+    pair = Pair()
+    pair.step()
+    pair.step(0.6)
+    pair.step(0.6, ["1"])
+    pair.step(None, ["3"])
+    pair.step()
+
+
+def test_hooks_on_the_rule_are_called():
+    pair, calls = Pair(), []
+    pair.step()
+    pair.rules[0].register_forward_hook(lambda *_: calls.append(1))
+    pair.step()
+    assert calls == [1]
+
+
+def test_what_is_prepared_in_inference_mode_lasts():
+    pair = Pair()
+    targets(pair, (4, 1, 1), (), (5,))
+    with torch.inference_mode():
+        pair.step()
+    pair.change(lambda rule, net: [net[index].reset_mem() for index in (1, 3, 6)])
+    pair.step()
+    assert pair.is_swept
+
+
+def swept() -> tuple[nn.Sequential, LinearHomeostasis, list[torch.Tensor]]:
+    net = a_net()
+    rule = LinearHomeostasis(0.02, 0.2).attach(net)
+    show(net)
+    rule.step()
+    assert rule._sweep is not None
+    return net, rule, [each.detach().clone() for each in net.parameters()]
+
+
+def same(net: nn.Module, before: list[torch.Tensor]) -> bool:
+    return all(map(torch.equal, net.parameters(), before))
+
+
+def test_a_membrane_that_is_not_finite_is_named():
+    net, rule, before = swept()
+    show(net)
+    net[6].mem = torch.full((3, 5), float("nan"))
+    rule.cells["6"].neuron._membrane = net[6].mem
+    with pytest.raises(NonFiniteError, match="'6' \\(membrane\\)"):
+        rule.step()
+    assert same(net, before)
+
+
+def test_a_rate_that_is_not_finite_is_named():
+    net, rule, before = swept()
+    rule.units["3"].rate.count.fill_(float("inf"))
+    with pytest.raises(NonFiniteError, match="'3'"):
+        rule.step()
+    assert same(net, before)
+
+
+def test_sums_too_large_for_float32_are_no_error():
+    net, rule, before = swept()
+    show(net)
+    rule.cells["6"].neuron._membrane = torch.full((3, 5), 3e38)
+    rule.step()
+    assert not same(net, before)
+
+
+def test_a_cleared_cell_has_no_rate():
+    net, rule, before = swept()
+    rule.clear()
+    with pytest.raises(NoSpikesError, match="'1'"):
+        rule.step()
+    assert same(net, before)
+
+
+def test_a_graph_that_waits_is_respected():
+    net, rule, before = swept()
+    net(spikes(3, 1, 4, 4))
+    with pytest.raises(WaitingGraphError):
+        rule.step()
+    assert same(net, before)
+
+
+@pytest.mark.parametrize("after", [0, 1, 2])
+def test_interrupted_it_is_made_as_a_whole(monkeypatch, after):
+    net, rule, before = swept()
+    twin, other, _ = swept()
+    torch.manual_seed(1)
+    show(net)
+    torch.manual_seed(1)
+    show(twin)
+    other.step()
+    row = rule._sweep.rows[after]
+    forget, calls = row.tap.forget, []
+
+    def interrupted():
+        forget()
+        if not calls:
+            calls.append(1)
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(row.tap, "forget", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        rule.step()
+    assert same(net, list(twin.parameters()))
+    assert not same(net, before)
+
+
+def test_a_cleared_rate_is_not_held():
+    _, rule, _ = swept()
+    count = weakref.ref(rule.units["1"].rate.count)
+    rule.clear()
+    assert count() is None
