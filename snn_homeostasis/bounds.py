@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from .checks import require
-from .passes import Pass, affine, blockwise
+from .passes import Pass, blockwise
 
 __all__ = ["Bounds", "ClampBounds", "PowerBounds", "SharpBounds", "UpdateBounds", "unbounded"]
 
@@ -75,7 +75,7 @@ class Bounds(ABC):
         """The addition of the delta as passes over ``param``; None if only `__call__` knows it.
 
         Only for a delta that is elementwise, and largest at one end of the values of ``param``.
-        A subclass with another `__call__` and no `passes` of its own does without.
+        A subclass with another `__call__` or `settle_`, and no `passes` of its own, does without.
 
         Args:
             param: the parameter.
@@ -92,10 +92,6 @@ class Bounds(ABC):
         return (self.min is None or low >= self.min - slack) and (
             self.max is None or high <= self.max + slack
         )
-
-    def keeps_inside(self, pos: Tensor, neg: Tensor) -> bool:
-        """Whether `passes` leave a parameter within the limits that is there; False if in doubt."""
-        return False
 
     def settle_(self, param: Tensor) -> None:
         """A last word on the parameter after its update, in place; nothing by default."""
@@ -158,15 +154,17 @@ class PowerBounds(Bounds):
     def passes(self, param: Tensor, is_inside: bool, pos: Tensor, neg: Tensor) -> list[Pass] | None:
         if not (self._is_linear and is_inside):
             return blockwise(self, param, pos, neg)
+        # inside, both parts together draw the parameter toward one point; `lerp_` keeps small steps exact
         up, down = pos / self._width, neg / self._width
-        if self.max is None:
-            return affine(param, down * (self.min or 0.0), down, pos)
-        if self.min is None:
-            return affine(param, up * self.max, up, -neg)
-        return affine(param, up * self.max + down * self.min, up + down)
-
-    def keeps_inside(self, pos: Tensor, neg: Tensor) -> bool:
-        return self._is_linear and bool(((pos + neg) / self._width <= 1.0).all())
+        if self.max is None or self.min is None:
+            limit, pull, rest = (self.max, up, -neg) if self.min is None else (self.min, down, pos)
+            return [
+                partial(param.lerp_, torch.full_like(pull, limit or 0.0), pull),
+                partial(param.add_, rest),
+            ]
+        pull = up + down
+        point = self.min + (self.max - self.min) * (up / pull).nan_to_num_(0.0)
+        return [partial(param.lerp_, point, pull)]
 
     @property
     def _is_linear(self) -> bool:

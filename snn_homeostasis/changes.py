@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from typing import Protocol
 
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor
 from .bounds import Bounds, UpdateBounds, unbounded
 from .checks import require, warn
 from .errors import ArgumentError, HomeostasisError
-from .passes import make_from
+from .passes import Pass, Passes
 from .sharded import is_sharded, like, whole
 from .shortcuts import is_current
 from .slots import Slot, broadcasts
@@ -79,51 +80,33 @@ class Change(ABC):
             value.clamp_(*self.limits)
 
 
-class Addition(Change):
-    """Adds to the parameter in place."""
+class InPlace(Change):
+    """Makes some passes over the parameter: those of its bounds, or else one that adds their delta."""
 
     def __init__(self, slots: Sequence[Slot]) -> None:
         super().__init__(slots)
         value = self.reference.tensor
-        self._version = value._version
-        self.outcome = self._delta(value)
+        operations = self._operations_of_bounds(value)
+        if operations is None:
+            self.outcome = self._delta(value)
+            operations = [partial(value.add_, like(self.outcome, value))]
+        self._passes = Passes(value, operations)
 
     def _write(self) -> None:
-        value = self.reference.tensor
-        if value._version == self._version:  # else an interrupted call has added it
-            value.add_(like(self.outcome, value))
-        self._settle(value)
+        self._passes.make()
+        self._settle(self._passes.tensor)
 
-
-class Passage(Change):
-    """Goes over the parameter in place, in the passes of its bounds.
-
-    Args:
-        slots: of one parameter.
-        bounds: which have passes.
-    """
-
-    def __init__(self, slots: Sequence[Slot], bounds: Bounds) -> None:
-        super().__init__(slots)
-        self._value = value = self.reference.tensor
-        self._version = value._version
+    def _operations_of_bounds(self, value: Tensor) -> list[Pass] | None:
+        bounds = self.bounds
+        is_free = self.limits is None and not self.slots[0].sharded and value.numel() > 0
+        if not (is_free and isinstance(bounds, Bounds)):
+            return None
+        if not is_current(type(bounds), "passes", "__call__", "settle_"):
+            return None
         pos, neg = self._totals(value)
-        is_inside = all(slot.was_inside(value) for slot in slots)
-        if is_inside:  # and finite; this spares the look at all of it
-            self.outcome = pos.amax() + neg.amax()
-        else:
-            ends = torch.stack(value.aminmax())
-            self.outcome = bounds(ends, pos.amax(), neg.amax())  # finite exactly if the whole delta is
-            is_inside = bounds.contain(ends)
-        self._passes = bounds.passes(value, is_inside, pos, neg) or []
-        self._stays = is_inside and bounds.keeps_inside(pos, neg)
-
-    def _write(self) -> None:
-        make_from(self._passes, self._value, self._version)
-        self._settle(self._value)
-        if self._stays:
-            for slot in self.slots:
-                slot.note_inside(self._value)
+        ends = torch.stack(value.aminmax())
+        self.outcome = bounds(ends, pos.amax(), neg.amax())  # finite exactly if the whole delta is
+        return bounds.passes(value, bounds.contain(ends), pos, neg)
 
 
 class Replacement(Change):
@@ -229,14 +212,8 @@ def joint_bounds(owner: str, *bounds: UpdateBounds | None) -> UpdateBounds | Non
 
 def _change_of(slots: Sequence[Slot]) -> Change:
     reference = slots[0].reference
-    value = reference.tensor
-    if not reference.is_plain or value.dtype in HALVES:
-        return Replacement(slots)
-    bounds = next((slot.bounds for slot in slots if slot.bounds is not None), None)
-    free = slots[0].limits is None and not slots[0].sharded and value.numel() > 0
-    if free and isinstance(bounds, Bounds) and is_current(type(bounds), "passes", "__call__"):
-        return Passage(slots, bounds)
-    return Addition(slots)
+    in_place = reference.is_plain and reference.tensor.dtype not in HALVES
+    return InPlace(slots) if in_place else Replacement(slots)
 
 
 def _require_spread(slots: Iterable[Slot]) -> None:

@@ -10,13 +10,14 @@ from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules import module as modules
 
 from .cells import Cell
 from .changes import changes_of, make_all, warn_stuck
 from .checks import require_finite
 from .discovery import Choice, announce, build_cells, find_cells
 from .distributed import Processes
-from .errors import NonFiniteError, NoSpikesError, WaitingGraphError
+from .errors import HomeostasisError, NonFiniteError, NoSpikesError, WaitingGraphError
 from .following import Release, at_end, step_after
 from .ledger import Parts
 from .registry import key_of, owners_of, require_new, select, set_bounds
@@ -29,6 +30,8 @@ from .teams import AUTO, Group, Team
 from .units import Unit, require_no_waiting_graph
 
 __all__ = ["Homeostasis"]
+
+GLOBAL_HOOKS = (modules._global_forward_hooks, modules._global_forward_pre_hooks)
 
 
 class Homeostasis(NoCopy, nn.Module, ABC):
@@ -314,16 +317,27 @@ class Homeostasis(NoCopy, nn.Module, ABC):
             yield unit
 
     def _swept(self) -> bool:
-        """Makes a step in one sweep; false if that is not possible, and nothing was changed."""
-        if self._forward_hooks or self._forward_pre_hooks:
+        """Makes a step in one sweep; false if that is not possible, and nothing was changed.
+
+        Errors are left to `forward` and `update`, which know all that is wrong.
+        """
+        is_hooked = any(hooks for hooks in (self._forward_hooks, self._forward_pre_hooks, *GLOBAL_HOOKS))
+        if is_hooked or not vars(self).keys().isdisjoint(("forward", "update", "parts", "affine")):
             return False
-        if self._sweep is None or not self._sweep.fits():
-            self._sweep = self._new_sweep()
-        return self._sweep is not None and self._sweep.fits() and self._sweep.run()
+        try:
+            if self._sweep is None or not self._sweep.fits():
+                self._sweep = self._new_sweep()
+            return self._sweep is not None and self._sweep.fits() and self._sweep.run()
+        except HomeostasisError:
+            return False
 
     def _new_sweep(self) -> Sweep | None:
-        current = is_current(type(self), "affine", "parts", "forward", "update")
-        return Sweep.of(self.affine, list(self._units())) if current and not self._processes.group else None
+        own = type(self)
+        unchanged = own.forward is Homeostasis.forward and own.update is Homeostasis.update
+        unchanged = unchanged and is_current(own, "affine", "parts")
+        if not unchanged or self._processes.group is not None:
+            return None
+        return Sweep.of(self.affine, list(self._units()))
 
     def _parts_of(self, unit: Unit, target: Target | None) -> list[Parts]:
         return [self.parts(unit.cell, unit.state, *estimate) for estimate in unit.estimates(target)]

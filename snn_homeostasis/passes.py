@@ -1,32 +1,44 @@
-"""Passes: a change of a parameter as operations in place, which allocate nothing of its size."""
+"""Passes: a change of a tensor as operations in place, which allocate nothing of its size."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
 
-import torch
-from torch import Tensor
+from torch import Tensor, split
 
-__all__ = ["Delta", "Pass", "affine", "blockwise", "make_from"]
+__all__ = ["Delta", "Pass", "Passes", "blockwise"]
 
 Pass = Callable[[], object]
-"""One operation in place; it adds one to the parameter's ``_version``."""
+"""One operation in place; it adds one to the tensor's ``_version``."""
 Delta = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 # entries of a block: on a CPU what stays in its cache, elsewhere what fills the device
 ON_CPU, ELSEWHERE = 2**16, 2**24
 
 
-def affine(param: Tensor, toward: Tensor, slope: Tensor, rest: Tensor | float = 0.0) -> list[Pass]:
-    """``param + toward - slope * param + rest`` in two passes.
+class Passes:
+    """Operations on one tensor, each made once, however often `make` is interrupted and called again.
 
-    ``1 - slope`` is rounded, and ``toward`` with it, so that the point at which the two cancel
-    stays where it is.
+    Args:
+        tensor: what they change. Others may share its ``_version``, if they are changed in turn.
+        operations: in their order.
     """
-    kept = 1 - slope
-    rounded = ((1 - kept) / slope).nan_to_num_(1.0)
-    return [partial(param.mul_, kept), partial(param.add_, toward * rounded + rest)]
+
+    def __init__(self, tensor: Tensor, operations: Sequence[Pass]) -> None:
+        self.tensor, self.operations = tensor, operations
+        self.renew()
+
+    def renew(self) -> None:
+        """Lets the next `make` begin anew."""
+        self._start: int | None = None
+
+    def make(self) -> None:
+        """Makes what was not made yet."""
+        if self._start is None:
+            self._start = self.tensor._version
+        for operation in self.operations[self.tensor._version - self._start :]:
+            operation()
 
 
 def blockwise(delta: Delta, param: Tensor, pos: Tensor, neg: Tensor) -> list[Pass]:
@@ -40,16 +52,11 @@ def blockwise(delta: Delta, param: Tensor, pos: Tensor, neg: Tensor) -> list[Pas
     return [partial(_add, delta, *each) for each in blocks]
 
 
-def make_from(passes: Sequence[Pass], param: Tensor, version: int) -> None:
-    """Makes all passes, or, if some were made since that version of the parameter, the rest."""
-    for each in passes[param._version - version :]:
-        each()
-
-
 def _add(delta: Delta, param: Tensor, pos: Tensor, neg: Tensor) -> None:
     param.add_(delta(param, pos, neg))
 
 
 def _blocks(part: Tensor, param: Tensor, rows: int, count: int) -> Sequence[Tensor]:
     shared = part.ndim < param.ndim or len(part) < len(param)
-    return [part] * count if shared else torch.split(part, rows)
+    blocks: Sequence[Tensor] = [part] * count if shared else split(part, rows)
+    return blocks

@@ -117,10 +117,10 @@ class CellState(TensorState):
 
     @property
     def key(self) -> tuple[object, ...]:
-        """Differs from an earlier one if a setting was changed in between."""
+        """Differs from an earlier one if a setting was changed since, and no tensor replaced."""
         target = self._buffers["target_tensor"]
         version = None if target is None else target._version
-        return self.plasticity, self.param, self.batch_reduction, self._number, id(target), version
+        return self.plasticity, self.param, self.batch_reduction, self._number, version
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         own = self.target_tensor  # stays where the checkpoint has a number, which it does not save

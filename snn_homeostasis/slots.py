@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
@@ -49,7 +48,6 @@ class Slot(TensorState):
         self.sharded = is_sharded(reference.leaf)
         self.ledger = Ledger()
         self.told_stuck = False
-        self._inside: tuple[weakref.ref[Tensor], int] | None = None
         self._bounds: UpdateBounds | None = None
         for name in ("pos", "neg", "residue"):
             self.register_buffer(name, None)
@@ -72,7 +70,7 @@ class Slot(TensorState):
             bounds,
             "Take for example `ClampBounds(-1.0, 1.0)`.",
         )
-        self._bounds, self._inside = bounds, None
+        self._bounds = bounds
 
     @property
     def pending(self) -> bool:
@@ -83,7 +81,8 @@ class Slot(TensorState):
     @property
     def is_free(self) -> bool:
         """Whether nothing stands between what is added and the parameter."""
-        return self._bounds is None and self.limits is None and not self.ledger.is_open
+        ledger = self._modules["ledger"]
+        return self._bounds is None and self.limits is None and not ledger.is_open  # type: ignore[union-attr]
 
     def add(self, pos: Tensor | None, neg: Tensor | None, share: Share | None = None) -> None:
         """Adds two parts that broadcast with the parameter; the sign of ``neg`` is dropped.
@@ -103,17 +102,6 @@ class Slot(TensorState):
         param = self.reference.tensor
         dtype = torch.promote_types(param.dtype, torch.float32)
         self.pos, self.neg = (part.to(param.device, dtype) for part in (pos, neg))
-
-    def note_inside(self, value: Tensor) -> None:
-        """Remembers that the parameter is within the bounds, until it is changed."""
-        self._inside = weakref.ref(value), value._version
-
-    def was_inside(self, value: Tensor) -> bool:
-        """Whether the parameter is known to be within the bounds.
-
-        A change through ``.data`` goes unnoticed: soft bounds then draw inwards what is outside.
-        """
-        return self._inside is not None and self._inside[0]() is value and self._inside[1] == value._version
 
     def empty(self) -> None:
         """Drops what is pending; what rounding has kept back stays."""

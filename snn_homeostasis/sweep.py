@@ -10,6 +10,7 @@ wrong, it leaves to `forward` and `update`, whose result is the same.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -18,6 +19,8 @@ from .changes import HALVES, make_all
 from .checks import is_finite
 from .estimator import zeros_for
 from .graphs import is_needed_by
+from .neurons import is_inhibited
+from .passes import Passes
 from .settings import CellState, Target
 from .sharded import is_sharded
 from .shortcuts import is_current
@@ -37,7 +40,7 @@ class Row:
         unit: the cell.
         offset: what the rule adds at the rate 0.
         slope: what it adds beside for each unit of the sum of the rate, laid out against the weight.
-        total: the rate but for a number, as `RateEstimator.scaled` gives it.
+        total: the rate but for a number, as `RateEstimator.scaled` gives it; held until the next step.
     """
 
     total: Tensor | None
@@ -46,23 +49,25 @@ class Row:
     sums: Tensor
     watch: Tensor
     change: Tensor
+    passes: Passes
     scale: float
-    version: int
 
     def __init__(self, unit: Unit, offset: float, slope: Tensor, total: Tensor) -> None:
         # kept one by one: to look them up in modules takes longer than to compare them
         self.unit, self.state, self.rate, self.tap = unit, unit.state, unit.rate, unit.cell.neuron
-        self.slot, self.slots, self.ledger = unit.slot, list(unit.all_slots), unit.slot.ledger
-        self.reference = self.slot.reference
-        self.leaf, self.key, self.group = self.reference.leaf, self.state.key, self.tap.group
-        self.dtype, self.device = self.leaf.dtype, self.leaf.device
+        self.slot, self.slots, self.reference = unit.slot, list(unit.all_slots), unit.slot.reference
+        self.key, self.target, self.group = self.state.key, self.state.target_tensor, self.tap.group
+        self.inhibited = is_inhibited(self.tap.module)
+        self.leaf = leaf = self.reference.leaf
+        self.dtype, self.device, self.leaf_shape = leaf.dtype, leaf.device, leaf.shape
         self.offset, self.slope, self.shape = offset, slope, total.shape
-        self._take(total)
+        self.is_view = self._take(total)
 
     def place(self, sums: Tensor, change: Tensor, watch: Tensor) -> bool:
         """Gives the cell its part of the buffers; false if its change cannot be laid out there."""
         self.sums, self.watch = sums.view(self.slope.shape), watch
         self.change = self.unit.cell.connection.like(self.state.param, change.view(self.slope.shape))
+        self.passes = Passes(self.leaf, [partial(self.leaf.add_, self.change)])
         return _is_view(self.change, change) and broadcasts(self.change, self.leaf)
 
     def fits(self) -> bool:
@@ -72,22 +77,23 @@ class Row:
             self.unit.active
             and self.rate.steps
             and self.tap.group is self.group
-            and self.slot.bounds is None
-            and not self.ledger.is_open
+            and self.slot.is_free
             and not any(slot.pending for slot in self.slots)
             and self.reference.leaf is leaf
             and leaf.dtype is self.dtype
             and leaf.device == self.device
+            and leaf.shape == self.leaf_shape
+            and self.state._buffers["target_tensor"] is self.target
             and self.state.key == self.key
+            and is_inhibited(self.tap.module) == self.inhibited
         ):
             return False
         total, self.scale = self.rate.scaled()
-        if total is self.total and self.is_view:
+        if total is self.total:
             return True
         if total.shape != self.shape or total.device != self.device:
             return False
-        self._take(total)
-        return True
+        return self._take(total)
 
     def sum(self) -> None:
         """Puts the sums of the rate into the buffer."""
@@ -102,13 +108,12 @@ class Row:
         membrane, graph = self.tap.membrane, self.tap.graph
         if membrane is not None:
             torch.sum(membrane, tuple(range(membrane.ndim)), dtype=torch.float32, out=self.watch)
-        self.version = self.leaf._version
+        self.passes.renew()
         return graph is None or not is_needed_by(self.leaf, graph)
 
     def make(self) -> None:
         """Changes the parameter; does not do so again if called again."""
-        if self.leaf._version == self.version:
-            self.leaf.add_(self.change)
+        self.passes.make()
         self.tap.forget()
 
     def release(self) -> None:
@@ -116,11 +121,13 @@ class Row:
         self.total = self.rows = self.of_batch = None
 
     @torch.inference_mode(False)
-    def _take(self, total: Tensor) -> None:
+    def _take(self, total: Tensor) -> bool:
+        """Looks at another total; false unless the receptive view only lays it out in another shape."""
         rows = self.unit.cell.connection.postsyn_receptive(total)
-        self.total, self.rows, self.is_view = total, rows, _is_view(rows, total)
+        self.total, self.rows = total, rows
         # over samples first: over both at once takes twice as long
         self.of_batch = zeros_for(rows[:1]) if len(rows) > 1 and rows.shape[-1] > 1 else None
+        return _is_view(rows, total) and rows.numel() == total.numel()
 
 
 class Sweep:
@@ -155,15 +162,14 @@ class Sweep:
             NoSpikesError: if a cell has no estimate, with the reason.
             ArgumentError: for a target that cannot work.
         """
-        leaves = [id(slot.reference.leaf) for unit in units for slot in unit.all_slots]
-        if not units or len(set(leaves)) < len(leaves):
-            return None
         rows: list[Row] = []
         for unit in units:  # one that cannot ends the search
             row = _row_of(affine, unit)
             if row is None or row.device != (rows or [row])[0].device:
                 return None
             rows.append(row)
+        if len({id(row.leaf) for row in rows}) < max(1, len(rows)):  # tied, or nothing there
+            return None
         sweep = cls(rows)
         return sweep if sweep.is_laid else None
 
@@ -199,7 +205,10 @@ class Sweep:
 
 
 def _row_of(affine: Affine, unit: Unit) -> Row | None:
-    if not (unit.active and is_current(type(unit.rate), "scaled", "rate") and _is_direct(unit.slot)):
+    number = isinstance(unit.state.plasticity, int | float)
+    if not (
+        number and unit.active and is_current(type(unit.rate), "scaled", "rate") and _is_direct(unit.slot)
+    ):
         return None
     total, _ = unit.scaled_rate()
     terms = affine(unit.state, unit.target_for(total, None))
@@ -207,7 +216,8 @@ def _row_of(affine: Affine, unit: Unit) -> Row | None:
         return None
     offset, slope = terms
     laid = _laid_slope(unit, slope, total)
-    return None if laid is None else Row(unit, offset, laid, total)
+    row = None if laid is None else Row(unit, offset, laid, total)
+    return row if row is not None and row.is_view else None
 
 
 def _is_direct(slot: Slot) -> bool:

@@ -151,9 +151,7 @@ class Unit(nn.Module):
             NoSpikesError: if there is none, with the reason.
         """
         self._require_observed()
-        rate = self.rate.rate
-        self.cell.neuron.require_shape(rate.shape)  # not yet done if the step was compiled
-        return rate
+        return self._fitted(self.rate.rate)
 
     def scaled_rate(self) -> tuple[Tensor, float]:
         """The estimate as `RateEstimator.scaled` gives it.
@@ -163,8 +161,11 @@ class Unit(nn.Module):
         """
         self._require_observed()
         rate, scale = self.rate.scaled()
-        self.cell.neuron.require_shape(rate.shape)
-        return rate, scale
+        return self._fitted(rate), scale
+
+    def _fitted(self, rate: Tensor) -> Tensor:
+        self.cell.neuron.require_shape(rate.shape)  # not yet done if the step was compiled
+        return rate
 
     def _require_observed(self) -> None:
         if not self.rate.steps:

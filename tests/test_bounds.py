@@ -5,9 +5,17 @@ import math
 import pytest
 import torch
 from cases import Puppet
+from torch import nn
 
-from snn_homeostasis import ArgumentError, ClampBounds, PowerBounds, SharpBounds
-from snn_homeostasis.passes import make_from
+from snn_homeostasis import (
+    ArgumentError,
+    ClampBounds,
+    LinearHomeostasis,
+    NonFiniteError,
+    PowerBounds,
+    SharpBounds,
+)
+from snn_homeostasis.passes import Passes
 
 BOUNDS = {
     "scaled multiplicative": PowerBounds(-1.0, 2.0, scaled=True),
@@ -104,12 +112,22 @@ def test_scaled_needs_both_limits():
 
 
 def changed_in_passes(bounds, param, pos, neg, *, interrupted_after=None):
-    """The parameter after the passes, some of them made again as after an interruption."""
+    """The parameter after the passes, which are made again after an interruption."""
     param = param.clone()
-    version = param._version
-    passes = bounds.passes(param, bounds.contain(torch.stack(param.aminmax())), pos, neg)
-    make_from(passes[:interrupted_after], param, version)
-    make_from(passes, param, version)
+
+    def interrupt():
+        operations.remove(interrupt)
+        raise KeyboardInterrupt
+
+    operations = bounds.passes(param, bounds.contain(torch.stack(param.aminmax())), pos, neg)
+    if interrupted_after is not None:
+        operations.insert(interrupted_after, interrupt)
+    passes = Passes(param, operations)
+    if interrupted_after is not None:
+        with pytest.raises(KeyboardInterrupt):
+            passes.make()
+    passes.make()
+    passes.make()
     bounds.settle_(param)
     return param
 
@@ -140,16 +158,98 @@ def test_small_passes_do_not_lead_past_a_limit(bounds, part):
     assert bounds.contain(torch.stack(param.aminmax()))
 
 
-def test_a_bound_of_another_formula_does_not_inherit_passes():
-    class Halved(PowerBounds):
-        def __call__(self, param, pos, neg):
-            return super().__call__(param, pos, neg) / 2
+class Halved(PowerBounds):
+    def __call__(self, param, pos, neg):
+        return super().__call__(param, pos, neg) / 2
 
+
+class Undecided(PowerBounds):
+    def passes(self, param, is_inside, pos, neg):
+        return None
+
+
+class Doubled(PowerBounds):
+    def settle_(self, param):
+        param.mul_(2.0)
+
+
+class Unsettled(ClampBounds):
+    def settle_(self, param):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("bounds", "expected"),
+    [
+        (Halved(0.0, 1.0), 0.625),
+        (Undecided(0.0, 1.0), 0.75),
+        (Doubled(0.0, 1.0), 1.5),
+        (Unsettled(0.0, 0.75), 0.75),
+    ],
+    ids=str,
+)
+def test_a_bound_of_a_user_is_not_taken_for_another(bounds, expected):
     puppet = Puppet(value=0.5)
-    puppet.cell.updater.weight.bounds = Halved(0.0, 1.0)
+    puppet.cell.updater.weight.bounds = bounds
     puppet.cell.updater.weight = torch.tensor(0.5), None
     puppet.cell.updater()
-    assert puppet.weight == [0.625]
+    assert puppet.weight == [expected]
+
+
+@pytest.mark.parametrize(
+    "bounds", [PowerBounds(0.0, 1.0), PowerBounds(max=1.0), PowerBounds(min=0.0)], ids=str
+)
+@pytest.mark.parametrize("part", [2e-8, 1e-6])
+def test_small_steps_add_up(bounds, part):
+    puppet = Puppet(value=1e-3)
+    puppet.cell.updater.weight.bounds = bounds
+    for _ in range(1000):
+        puppet.cell.updater.weight = torch.tensor(part), None
+        puppet.cell.updater()
+    gained = 1 - (1 - 1e-3) * (1 - part) ** 1000 - 1e-3 if bounds.max is not None else 1000 * part
+    assert puppet.weight[0] - 1e-3 == pytest.approx(gained, rel=5e-3)
+
+
+def test_a_large_range_keeps_small_steps():
+    puppet = Puppet(value=0.5)
+    puppet.cell.updater.weight.bounds = PowerBounds(0.0, 1e6, scaled=True)
+    for _ in range(10):
+        puppet.cell.updater.weight = torch.tensor(1e-2), None
+        puppet.cell.updater()
+    assert puppet.weight[0] == pytest.approx(0.6, rel=1e-4)
+
+
+@pytest.mark.parametrize("value", [3.0, float("nan")])
+def test_what_a_fused_optimizer_does_in_between_is_noticed(value):
+    puppet = Puppet(value=0.5)
+    puppet.cell.updater.weight.bounds = PowerBounds(-1.0, 1.0)
+    optimizer = torch.optim.SGD([puppet.layer.weight], lr=1.0, fused=True)
+    for _ in range(2):
+        puppet.cell.updater.weight = torch.tensor(0.1), None
+        puppet.cell.updater()
+    before = puppet.weight[0]
+    puppet.layer.weight.grad = torch.full_like(puppet.layer.weight, before - value)
+    optimizer.step()
+    puppet.cell.updater.weight = torch.tensor(0.1), None
+    if math.isnan(value):
+        with pytest.raises(NonFiniteError):
+            puppet.cell.updater()
+    else:
+        puppet.cell.updater()
+        assert puppet.weight == [pytest.approx(3.0)]
+
+
+def test_parameters_that_share_a_version_are_all_changed():
+    both = torch.full((2,), 0.5)
+    puppets = Puppet(), Puppet()
+    homeostasis = LinearHomeostasis(0.25, 0.5, "bias")
+    for number, puppet in enumerate(puppets):
+        puppet.layer.bias = nn.Parameter(both[number : number + 1])
+        homeostasis.register_cell(str(number), puppet.cell)
+        puppet.cell.updater.bias = torch.tensor([0.1]), None
+    puppets[1].cell.updater.bias.bounds = PowerBounds(-2.0, 1.0)
+    homeostasis.update()
+    assert both.tolist() == pytest.approx([0.6, 0.55])
 
 
 def test_what_was_put_outside_after_an_update_is_not_drawn_in_by_the_wrong_part():

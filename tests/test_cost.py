@@ -176,17 +176,12 @@ def test_no_bound_allocates_anything_of_the_size_of_the_weight(kind, bounds):
 
 
 @torch.no_grad()
-def test_multiplicative_bounds_are_two_passes_and_a_look():
+def test_multiplicative_bounds_are_a_pass_and_a_look():
     homeostasis, weight = observed("linear", bounds=PowerBounds(-1.0, 1.0))
     homeostasis()
     cost = cost_of(homeostasis.update)
-    assert cost.traffic <= 1.1 * (2 * 2 + 1) * weight
+    assert cost.traffic <= 1.1 * (2 + 1) * weight
     assert cost.largest < weight / 50
-    homeostasis()
-    assert cost_of(homeostasis.update).traffic <= 1.1 * 2 * 2 * weight  # nothing has led outside since
-    homeostasis.cells["1"].connection.weight.mul_(1.0)
-    homeostasis()
-    assert "aminmax" in cost_of(homeostasis.update).names
 
 
 @torch.no_grad()

@@ -30,7 +30,6 @@ def _without_values(monkeypatch):
     monkeypatch.setattr(homeostasis, "require_finite", lambda tensors, agree=None: None)
     monkeypatch.setattr(sweep, "is_finite", lambda tensor: True)
     monkeypatch.setattr(Bounds, "contain", lambda bounds, ends: True)
-    monkeypatch.setattr(PowerBounds, "keeps_inside", lambda bounds, pos, neg: True)
     monkeypatch.setattr(taps, "binary_factor", lambda factor: True)
 
 

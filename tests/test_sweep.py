@@ -9,14 +9,18 @@ from nets import leaky, spikes
 from torch import nn
 
 from snn_homeostasis import (
+    ArgumentError,
+    Cell,
     ClampBounds,
     CumulativeRate,
+    DenseConnection,
     ExponentialRate,
     LinearHomeostasis,
     NonFiniteError,
     NoSpikesError,
     WaitingGraphError,
     WindowedRate,
+    connect,
 )
 
 RATES = [CumulativeRate, functools.partial(ExponentialRate, 5.0), functools.partial(WindowedRate, 3)]
@@ -40,8 +44,8 @@ def show(net: nn.Module, batch: int = 3, steps: int = 4) -> None:
 class Plainly(LinearHomeostasis):
     """The rule without its short form."""
 
-    def affine(self, state, target):
-        return None
+    def parts(self, *args):
+        return super().parts(*args)
 
 
 class Pair:
@@ -297,3 +301,103 @@ def test_a_cleared_rate_is_not_held():
     count = weakref.ref(rule.units["1"].rate.count)
     rule.clear()
     assert count() is None
+
+
+def test_a_parameter_that_is_not_regulated_may_go():
+    pair = Pair()
+    pair.step()
+    pair.change(lambda rule, net: setattr(net[5], "bias", None))
+    pair.step(batch=2)
+    pair.step(batch=2)
+    assert pair.is_swept
+
+
+def test_another_target_tensor_is_noticed_whatever_its_address():
+    pair = Pair()
+    for number in range(10):
+        targets(pair, (4, 1, 1), (), ())
+        pair.step()
+        pair.change(
+            lambda rule, net, value=number: setattr(rule.units["1"].state, "target", 0.1 + value / 20)
+        )
+        pair.step()
+
+
+class Padded(DenseConnection):
+    """Eight outputs of which the first four drive neurons."""
+
+    def positions(self, x):
+        return torch.nn.functional.pad(x, (0, self.features - x.shape[1])).unsqueeze(-1)
+
+
+class Wide(nn.Linear): ...
+
+
+def test_a_view_that_is_more_than_a_layout_is_heeded():
+    connect.register(Wide, Padded)
+    layer, neuron = Wide(3, 8), leaky()
+    rule = LinearHomeostasis(0.01, 0.2, "bias")
+    rule.register_cell("a", Cell(layer, neuron))
+    with torch.no_grad():
+        neuron(layer(torch.zeros(1, 3))[:, :4])
+    rule.step()
+    assert rule._sweep is None
+
+
+class Logged(LinearHomeostasis):
+    updates = 0
+
+    def update(self):
+        self.updates += 1
+        super().update()
+
+
+class Short(Logged):
+    """A rule that has a short form, and inherits an update that is more than one."""
+
+    def affine(self, state, target):
+        return super().affine(state, target)
+
+
+def test_an_update_of_its_own_is_called():
+    net = a_net()
+    rule = Short(0.02, 0.2).attach(net)
+    show(net)
+    rule.step()
+    assert rule.updates == 1
+
+
+def test_methods_replaced_and_hooks_on_all_modules_are_called():
+    _, rule, _ = swept()
+    calls = []
+    handle = nn.modules.module.register_module_forward_hook(lambda module, *_: calls.append(type(module)))
+    try:
+        rule.step()
+    finally:
+        handle.remove()
+    assert calls == [LinearHomeostasis]
+    update = rule.update
+    rule.update = lambda: (calls.append("update"), update())
+    rule.step()
+    assert calls[-1] == "update"
+
+
+def test_what_the_neuron_became_is_noticed():
+    net, rule, before = swept()
+    rule.units["6"].state.target = 0.9
+    show(net)
+    rule.step()
+    before = [each.detach().clone() for each in net.parameters()]
+    net[6].inhibition = True
+    with pytest.raises(ArgumentError, match="inhibition"):
+        rule.step()
+    assert same(net, before)
+
+
+def test_a_parameter_of_another_shape_changes_none():
+    net, rule, _ = swept()
+    net[5].weight.data = torch.zeros(2, 75)
+    before = net[0].weight.clone()
+    with pytest.raises(ArgumentError):
+        rule.step()
+    assert torch.equal(net[0].weight, before)
