@@ -154,17 +154,12 @@ class PowerBounds(Bounds):
     def passes(self, param: Tensor, is_inside: bool, pos: Tensor, neg: Tensor) -> list[Pass] | None:
         if not (self._is_linear and is_inside):
             return blockwise(self, param, pos, neg)
-        # inside, both parts together draw the parameter toward one point; `lerp_` keeps small steps exact
+        # inside, where no distance has to be clamped, the delta is ``toward - pull * param``
         up, down = pos / self._width, neg / self._width
-        if self.max is None or self.min is None:
-            limit, pull, rest = (self.max, up, -neg) if self.min is None else (self.min, down, pos)
-            return [
-                partial(param.lerp_, torch.full_like(pull, limit or 0.0), pull),
-                partial(param.add_, rest),
-            ]
-        pull = up + down
-        point = self.min + (self.max - self.min) * (up / pull).nan_to_num_(0.0)
-        return [partial(param.lerp_, point, pull)]
+        none = torch.zeros_like(pos)
+        rise, upward = (pos, none) if self.max is None else (up * self.max, up)
+        fall, downward = (-neg, none) if self.min is None else (down * self.min, down)
+        return blockwise(_linear, param, rise + fall, upward + downward)
 
     @property
     def _is_linear(self) -> bool:
@@ -222,6 +217,10 @@ class ClampBounds(Bounds):
     def settle_(self, param: Tensor) -> None:
         # p + (max - p) need not round to max
         param.clamp_(_inside(self.min, param.dtype, math.inf), _inside(self.max, param.dtype, -math.inf))
+
+
+def _linear(param: Tensor, toward: Tensor, pull: Tensor) -> Tensor:
+    return param.mul(-pull).add_(toward)
 
 
 def _inside(limit: float | None, dtype: torch.dtype, inwards: float) -> float | None:
