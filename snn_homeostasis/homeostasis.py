@@ -325,8 +325,9 @@ class Homeostasis(NoCopy, nn.Module, ABC):
         if is_hooked or not vars(self).keys().isdisjoint(("forward", "update", "parts", "affine")):
             return False
         try:
-            if self._sweep is None or not self._sweep.fits():
-                self._sweep = self._new_sweep()
+            if self._sweep is not None and self._sweep.fits():
+                return self._sweep.run()
+            self._sweep = self._new_sweep()
             return self._sweep is not None and self._sweep.fits() and self._sweep.run()
         except HomeostasisError:
             return False

@@ -401,3 +401,13 @@ def test_a_parameter_of_another_shape_changes_none():
     with pytest.raises(ArgumentError):
         rule.step()
     assert torch.equal(net[0].weight, before)
+
+
+def test_a_prepared_sweep_looks_once_whether_it_fits(monkeypatch):
+    _, rule, _ = swept()
+    sweep, calls = rule._sweep, []
+    fits = sweep.fits
+    monkeypatch.setattr(sweep, "fits", lambda: (calls.append(1), fits())[1])
+    rule.step()
+    assert rule._sweep is sweep
+    assert calls == [1]
