@@ -71,7 +71,7 @@ class Bounds(ABC):
     def __call__(self, param: Tensor, pos: Tensor, neg: Tensor, /) -> Tensor:
         """The delta of ``param`` for the magnitudes ``pos`` and ``neg``."""
 
-    def passes(self, param: Tensor, is_inside: bool, pos: Tensor, neg: Tensor) -> list[Pass] | None:
+    def passes(self, param: Tensor, ends: Tensor, pos: Tensor, neg: Tensor) -> list[Pass] | None:
         """The addition of the delta as passes over ``param``; None if only `__call__` knows it.
 
         Only for a delta that is elementwise, and largest at one end of the values of ``param``.
@@ -79,19 +79,11 @@ class Bounds(ABC):
 
         Args:
             param: the parameter.
-            is_inside: whether all its values are within the limits.
+            ends: its smallest and its largest value.
             pos: a magnitude that broadcasts with it.
             neg: another.
         """
         return None
-
-    def contain(self, ends: Tensor) -> bool:
-        """Whether the smallest and the largest value of a parameter are inside, up to a rounding."""
-        slack = 4 * torch.finfo(ends.dtype).eps * max(abs(self.min or 0.0), abs(self.max or 0.0))
-        low, high = ends.tolist()
-        return (self.min is None or low >= self.min - slack) and (
-            self.max is None or high <= self.max + slack
-        )
 
     def settle_(self, param: Tensor) -> None:
         """A last word on the parameter after its update, in place; nothing by default."""
@@ -151,8 +143,8 @@ class PowerBounds(Bounds):
             neg = self._distance(param - self.min, lower).mul_(neg)
         return pos - neg
 
-    def passes(self, param: Tensor, is_inside: bool, pos: Tensor, neg: Tensor) -> list[Pass] | None:
-        if not (self._is_linear and is_inside):
+    def passes(self, param: Tensor, ends: Tensor, pos: Tensor, neg: Tensor) -> list[Pass] | None:
+        if self.power not in (1.0, (1.0, 1.0)) or not self._contain(ends):
             return blockwise(self, param, pos, neg)
         # inside, where no distance has to be clamped, the delta is ``toward - pull * param``
         up, down = pos / self._width, neg / self._width
@@ -161,9 +153,13 @@ class PowerBounds(Bounds):
         fall, downward = (-neg, none) if self.min is None else (down * self.min, down)
         return blockwise(_linear, param, rise + fall, upward + downward)
 
-    @property
-    def _is_linear(self) -> bool:
-        return self.power in (1.0, (1.0, 1.0))
+    def _contain(self, ends: Tensor) -> bool:
+        """Whether the smallest and the largest value of a parameter are inside, up to a rounding."""
+        slack = 4 * torch.finfo(ends.dtype).eps * max(abs(self.min or 0.0), abs(self.max or 0.0))
+        low, high = ends.tolist()
+        return (self.min is None or low >= self.min - slack) and (
+            self.max is None or high <= self.max + slack
+        )
 
     @property
     def _width(self) -> float:
@@ -195,7 +191,7 @@ class SharpBounds(Bounds):
             neg = (param >= self.min) * neg
         return pos - neg
 
-    def passes(self, param: Tensor, is_inside: bool, pos: Tensor, neg: Tensor) -> list[Pass] | None:
+    def passes(self, param: Tensor, ends: Tensor, pos: Tensor, neg: Tensor) -> list[Pass] | None:
         return blockwise(self, param, pos, neg)
 
 
@@ -211,7 +207,7 @@ class ClampBounds(Bounds):
     def __call__(self, param: Tensor, pos: Tensor, neg: Tensor, /) -> Tensor:
         return (param + (pos - neg)).clamp_(self.min, self.max).sub_(param)
 
-    def passes(self, param: Tensor, is_inside: bool, pos: Tensor, neg: Tensor) -> list[Pass] | None:
+    def passes(self, param: Tensor, ends: Tensor, pos: Tensor, neg: Tensor) -> list[Pass] | None:
         return [partial(param.add_, pos - neg)]
 
     def settle_(self, param: Tensor) -> None:

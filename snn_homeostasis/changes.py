@@ -13,12 +13,13 @@ from torch import Tensor
 from .bounds import Bounds, UpdateBounds, unbounded
 from .checks import require, warn
 from .errors import ArgumentError, HomeostasisError
+from .parameters import ParameterReference
 from .passes import Pass, Passes
 from .sharded import is_sharded, like, whole
 from .shortcuts import is_current
 from .slots import Slot, broadcasts
 
-__all__ = ["HALVES", "Change", "changes_of", "joint_bounds", "make_all", "warn_stuck"]
+__all__ = ["Change", "changes_of", "is_changed_in_place", "joint_bounds", "make_all", "warn_stuck"]
 
 HALVES = (torch.float16, torch.bfloat16)
 
@@ -106,7 +107,7 @@ class InPlace(Change):
         pos, neg = self._totals(value)
         ends = torch.stack(value.aminmax())
         self.outcome = bounds(ends, pos.amax(), neg.amax())  # finite exactly if the whole delta is
-        return bounds.passes(value, bounds.contain(ends), pos, neg)
+        return bounds.passes(value, ends, pos, neg)
 
 
 class Replacement(Change):
@@ -192,6 +193,11 @@ def warn_stuck(changes: Mapping[str, Change]) -> None:
             )
 
 
+def is_changed_in_place(reference: ParameterReference) -> bool:
+    """Whether an update is added to a parameter, whose value is otherwise replaced."""
+    return reference.is_plain and reference.tensor.dtype not in HALVES
+
+
 def joint_bounds(owner: str, *bounds: UpdateBounds | None) -> UpdateBounds | None:
     """The bounds of one parameter, where each of its layers may name them or leave them open.
 
@@ -211,9 +217,7 @@ def joint_bounds(owner: str, *bounds: UpdateBounds | None) -> UpdateBounds | Non
 
 
 def _change_of(slots: Sequence[Slot]) -> Change:
-    reference = slots[0].reference
-    in_place = reference.is_plain and reference.tensor.dtype not in HALVES
-    return InPlace(slots) if in_place else Replacement(slots)
+    return InPlace(slots) if is_changed_in_place(slots[0].reference) else Replacement(slots)
 
 
 def _require_spread(slots: Iterable[Slot]) -> None:

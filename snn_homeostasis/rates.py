@@ -263,17 +263,20 @@ class WindowedRate(RateEstimator):
     def rate(self) -> Tensor:
         self.require_spikes()
         assert self.total is not None
-        return self.total / min(self.steps, self.window)
+        return self.total / self._filled
 
     def scaled(self) -> tuple[Tensor, float]:
         self.require_spikes()
         assert self.total is not None
-        return self.total, 1.0 / min(self.steps, self.window)
+        return self.total, 1.0 / self._filled
 
     def memory(self, steps: int) -> float:
         # as if what is left of the past were spread evenly over the window
-        filled = min(self.steps, self.window)
-        return max(0, filled - (self.steps - steps)) / filled
+        return max(0, self._filled - (self.steps - steps)) / self._filled
+
+    @property
+    def _filled(self) -> int:
+        return min(self.steps, self.window)
 
     @torch.inference_mode(False)
     def assume(self, rate: Tensor, steps: int) -> None:

@@ -15,7 +15,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from .changes import HALVES, make_all
+from .changes import is_changed_in_place, make_all
 from .checks import is_finite
 from .estimator import zeros_for
 from .graphs import is_needed_by
@@ -48,7 +48,6 @@ class Row:
     of_batch: Tensor | None
     sums: Tensor
     watch: Tensor
-    change: Tensor
     passes: Passes
     scale: float
 
@@ -66,9 +65,9 @@ class Row:
     def place(self, sums: Tensor, change: Tensor, watch: Tensor) -> bool:
         """Gives the cell its part of the buffers; false if its change cannot be laid out there."""
         self.sums, self.watch = sums.view(self.slope.shape), watch
-        self.change = self.unit.cell.connection.like(self.state.param, change.view(self.slope.shape))
-        self.passes = Passes(self.leaf, [partial(self.leaf.add_, self.change)])
-        return _is_view(self.change, change) and broadcasts(self.change, self.leaf)
+        laid = self.unit.cell.connection.like(self.state.param, change.view(self.slope.shape))
+        self.passes = Passes(self.leaf, [partial(self.leaf.add_, laid)])
+        return _is_view(laid, change) and broadcasts(laid, self.leaf)
 
     def fits(self) -> bool:
         """Whether all that the sweep was prepared for is still so."""
@@ -156,7 +155,7 @@ class Sweep:
 
     @classmethod
     def of(cls, affine: Affine, units: Sequence[Unit]) -> Sweep | None:
-        """A sweep over some cells, which hold all slots there are; None if they need more than that.
+        """A sweep over all cells there are; None if one of them needs more than that.
 
         Raises:
             NoSpikesError: if a cell has no estimate, with the reason.
@@ -178,7 +177,7 @@ class Sweep:
         return all(row.fits() for row in self.rows)
 
     def release(self) -> None:
-        """Lets go of the rates; it can still be run."""
+        """Lets go of the rates, until `fits` looks at them anew."""
         for row in self.rows:
             row.release()
 
@@ -222,9 +221,8 @@ def _row_of(affine: Affine, unit: Unit) -> Row | None:
 
 def _is_direct(slot: Slot) -> bool:
     """Whether what is added to a slot is added to its parameter as it is."""
-    leaf = slot.reference.leaf
-    is_whole = slot.reference.is_plain and not slot.sharded and not is_sharded(leaf)
-    return is_whole and slot.is_free and leaf.dtype not in HALVES
+    is_whole = not slot.sharded and not is_sharded(slot.reference.leaf)
+    return is_whole and slot.is_free and is_changed_in_place(slot.reference)
 
 
 def _laid_slope(unit: Unit, slope: Target, total: Tensor) -> Tensor | None:

@@ -164,9 +164,9 @@ def test_batch_reduction_takes_both_parts(id, reduction, reduce, bounds):
     assert_follows(each, "weight", bounds, 0.25, reduction=reduction, reduce=reduce)
 
 
-def regulated(*puppets, **settings):
+def regulated(*puppets, kind=LinearHomeostasis, **settings):
     """A rule with the cells "a", "b" and so on."""
-    homeostasis = LinearHomeostasis(**{"plasticity": 0.5, "target": 0.5} | settings)
+    homeostasis = kind(**{"plasticity": 0.5, "target": 0.5} | settings)
     for name, puppet in zip("abc", puppets, strict=False):
         homeostasis.register_cell(name, puppet.cell)
     return homeostasis
@@ -467,8 +467,7 @@ class Watched(LinearHomeostasis):
 
 def test_a_rule_with_parts_of_its_own_does_not_take_the_shortcut_of_another():
     puppet = Puppet()
-    homeostasis = Upward(0.25, 0.5)
-    homeostasis.register_cell("a", puppet.cell)
+    homeostasis = regulated(puppet, kind=Upward, plasticity=0.25)
     puppet.fire(1)
     homeostasis.step()
     assert puppet.weight == [0.0]
@@ -476,8 +475,7 @@ def test_a_rule_with_parts_of_its_own_does_not_take_the_shortcut_of_another():
 
 def test_a_forward_of_its_own_is_called_by_every_step():
     puppet = Puppet()
-    homeostasis = Watched(0.25, 0.5)
-    homeostasis.register_cell("a", puppet.cell)
+    homeostasis = regulated(puppet, kind=Watched, plasticity=0.25)
     puppet.fire(1)
     homeostasis.step()
     assert (homeostasis.calls, puppet.weight) == (1, [-0.25])
