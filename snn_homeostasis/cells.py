@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from .delay_connections import delay_channels
 from .inner import connect_cell
+from .state import StepCount
 from .taps import SpikeListener, SpikeTap
 from .updates import Updater
 
@@ -104,16 +105,17 @@ class _MonitorPort(nn.Module):
 
     spike: Tensor
 
+    def __init__(self) -> None:
+        super().__init__()
+        self.observed = StepCount()
+
     def fit(self, spikes: Tensor) -> None:
         pass
 
-    def record(self, spikes: Tensor) -> None:
-        self.spike = spikes != 0
-        self(self.spike)
-
     def update(self, spikes: Tensor) -> None:
         for step in spikes:
-            self.record(step)
+            self.spike = step != 0
+            self(self.spike)
 
     def forward(self, spike: Tensor) -> torch.Size:
         return spike.shape

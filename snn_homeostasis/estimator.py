@@ -22,12 +22,10 @@ class RateEstimator(TensorState, ABC):
     are kept in float32 or better whatever the spikes come in.
 
     Attributes:
-        observed: counts the steps.
-        is_fit: whether `record` can take what `fit` was last called with.
+        observed: counts the steps, and may know a short way for each of them.
     """
 
     counters: tuple[str, ...] = ("steps",)
-    is_fit = False
 
     def __init__(self) -> None:
         super().__init__()
@@ -55,15 +53,16 @@ class RateEstimator(TensorState, ABC):
         """
 
     def fit(self, spikes: Tensor) -> None:
-        """Prepares for `record`, whenever spikes ``[B, *N]`` have another shape or device."""
-        self.is_fit = True
+        """Prepares for steps ``[B, *N]`` of this shape, on this device.
 
-    def record(self, spikes: Tensor) -> None:
-        """Takes in one step ``[B, *N]`` outside of a compiled graph.
-
-        This runs at every step of a model. Override it, and `fit`, if `update` is slow.
+        If a step of a model, outside of a compiled graph, can be taken in by one operation on
+        the state, put it into ``self.observed.take``: it saves the call of `update`. Whatever
+        changes the state elsewhere has to call `unfit`.
         """
-        self.update(spikes.unsqueeze(0))
+
+    def unfit(self) -> None:
+        """Lets the next step be preceded by `fit`."""
+        self.observed.take = None
 
     @property
     @abstractmethod
@@ -85,7 +84,6 @@ class RateEstimator(TensorState, ABC):
     def reset(self) -> None:
         """Forgets everything that was observed."""
         self.steps = 0
-        self.is_fit = False
         for name in self._buffers:
             self._buffers[name] = None
 
@@ -109,11 +107,11 @@ class RateEstimator(TensorState, ABC):
             )
 
     def _load_from_state_dict(self, *args: Any) -> None:
-        self.is_fit = False
+        self.unfit()
         super()._load_from_state_dict(*args)
 
     def _apply(self, *args: Any) -> RateEstimator:
-        self.is_fit = False
+        self.unfit()
         super()._apply(*args)
         return self
 

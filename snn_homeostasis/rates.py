@@ -49,18 +49,9 @@ class CumulativeRate(RateEstimator):
             self._fold_in_time()
 
     def fit(self, spikes: Tensor) -> None:
-        self._count_for(spikes)
-        self.is_fit = True
-
-    def record(self, spikes: Tensor) -> None:
-        if not self.is_fit:
-            self.fit(spikes)
-        # not `self.count`, whose look-up in a module takes as long as half the addition
-        self._buffers["count"].add_(spikes)  # type: ignore[union-attr]
-        observed = self.observed
-        observed.number += 1
-        if observed.number - self.folded_steps > self.fold_after:
-            self._fold()
+        count = self._count_for(spikes)
+        self._fold_in_time()
+        self.observed.take, self.observed.due = count.add_, self.folded_steps + self.fold_after
 
     @property
     def rate(self) -> Tensor:
@@ -84,7 +75,6 @@ class CumulativeRate(RateEstimator):
 
     @torch.inference_mode(False)
     def assume(self, rate: Tensor, steps: int) -> None:
-        self.is_fit = False
         self.folded, self.count = rate.clone(), torch.zeros_like(rate)
         self.steps = self.folded_steps = steps
 
@@ -92,7 +82,7 @@ class CumulativeRate(RateEstimator):
         count = self.count
         if count is not None and fits(count, spikes):
             return count
-        self.is_fit = False
+        self.unfit()
         with torch.inference_mode(False):
             if self.folded is not None:
                 self.folded = carried(self.folded, spikes)
@@ -106,7 +96,7 @@ class CumulativeRate(RateEstimator):
         return mean if self.folded is None else mean + self.folded * (self.folded_steps / steps)
 
     def _fold_in_time(self) -> None:
-        if self.steps - self.folded_steps > self.fold_after:
+        if self.steps - self.folded_steps >= self.fold_after:
             self._fold()
 
     @torch.inference_mode(False)
@@ -160,14 +150,8 @@ class ExponentialRate(RateEstimator):
         self.observed.add(len(spikes), spikes.device)
 
     def fit(self, spikes: Tensor) -> None:
-        self._mean_for(spikes)
-        self.is_fit = True
-
-    def record(self, spikes: Tensor) -> None:
-        if not self.is_fit:
-            self.fit(spikes)
-        self._buffers["mean"].lerp_(spikes.float(), self.gain)  # type: ignore[union-attr]
-        self.observed.number += 1
+        mean, gain = self._mean_for(spikes), self.gain
+        self.observed.take = lambda spikes: mean.lerp_(spikes.float(), gain)
 
     @property
     def rate(self) -> Tensor:
@@ -185,7 +169,6 @@ class ExponentialRate(RateEstimator):
 
     @torch.inference_mode(False)
     def assume(self, rate: Tensor, steps: int) -> None:
-        self.is_fit = False
         self.mean = rate * self._mass(steps)
         self.steps = steps
 
@@ -196,7 +179,7 @@ class ExponentialRate(RateEstimator):
         mean = self.mean
         if mean is not None and fits(mean, spikes):
             return mean
-        self.is_fit = False
+        self.unfit()
         with torch.inference_mode(False):
             self.mean = zeros_for(spikes) if mean is None else carried(mean, spikes)
         return self.mean

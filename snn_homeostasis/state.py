@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, NoReturn
 
@@ -38,11 +39,15 @@ class StepCount:
     Attributes:
         number: of the steps outside of compiled graphs.
         tensor: of the steps inside them, or None.
+        take: an operation that takes in one step, for whoever then adds 1 to ``number``; or None.
+        due: beyond this ``number``, ``take`` has to be made anew.
     """
 
     def __init__(self, number: int = 0) -> None:
         self.number = number
         self.tensor: Tensor | None = None
+        self.take: Callable[[Tensor], object] | None = None
+        self.due: float = math.inf
 
     @property
     def total(self) -> int:
@@ -58,6 +63,10 @@ class StepCount:
             old = torch.zeros((), dtype=torch.int64) if self.tensor is None else self.tensor
             self.tensor = old.to(device)
         self.tensor.add_(steps)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # it leads to the tensors of the original, and need not be one that can be pickled
+        return vars(self) | {"take": None}
 
 
 class TensorState(nn.Module):

@@ -15,6 +15,8 @@ from torch.utils.hooks import RemovableHandle
 
 from .errors import ArgumentError, NoSpikesError
 from .neurons import admit_neuron, binary_factor, membrane_of, spikes_of, spikes_of_step
+from .shortcuts import is_current
+from .state import StepCount
 from .wrappers import group_in_forward
 
 __all__ = ["SpikeListener", "SpikeTap"]
@@ -23,13 +25,16 @@ NOT_IN_BACKWARD = -1
 
 
 class SpikeListener(Protocol):
-    """What a tap hands spikes to."""
+    """What a tap hands spikes to.
+
+    Attributes:
+        observed: if it has a ``take``, then this takes each step, and the tap counts it.
+    """
+
+    observed: StepCount
 
     def fit(self, spikes: Tensor, /) -> None:
         """Spikes ``[B, *N]`` of this shape and on this device come from now on."""
-
-    def record(self, spikes: Tensor, /) -> None:
-        """Takes one step ``[B, *N]``."""
 
     def update(self, spikes: Tensor, /) -> None:
         """Takes steps ``[T, B, *N]`` of any shape; also inside a compiled graph."""
@@ -190,10 +195,17 @@ class SpikeTap:
         if not self._is_binary(module):
             spikes = spikes != 0
         for listener in self._listeners:
+            observed = listener.observed
+            take = observed.take
+            if take is None or observed.number >= observed.due:
+                self._take_fitted(listener, spikes)
+                continue
             try:
-                listener.record(spikes)
-            except RuntimeError:
-                self._record_anew(listener, spikes)
+                take(spikes)
+            except RuntimeError:  # from another device
+                self._take_fitted(listener, spikes)
+                continue
+            observed.number += 1
         self._last = spikes
         self._membrane = membrane = module._buffers.get("mem")
         if membrane is None:
@@ -239,15 +251,19 @@ class SpikeTap:
             self._last = spikes
             return False
         for listener in self._listeners:
-            listener.fit(spikes)
+            _fit(listener, spikes)
         self._shape = spikes.shape
         return True
 
-    def _record_anew(self, listener: SpikeListener, spikes: Tensor) -> None:
-        """Records where the state cannot take the spikes: they come from another device."""
+    def _take_fitted(self, listener: SpikeListener, spikes: Tensor) -> None:
+        """Hands on a step for which the listener has to be prepared first."""
         _refuse_batched(spikes)
-        listener.fit(spikes)
-        listener.record(spikes)
+        _fit(listener, spikes)
+        if listener.observed.take is None:
+            listener.update(spikes.unsqueeze(0))
+            return
+        listener.observed.take(spikes)
+        listener.observed.number += 1
 
     def _is_binary(self, module: nn.Module) -> bool:
         """Whether every spike is 1; waits for the device only where the factor was changed."""
@@ -277,6 +293,12 @@ class SpikeTap:
 
 def _first(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     return args[0] if args else next(iter(kwargs.values()), None)
+
+
+def _fit(listener: SpikeListener, spikes: Tensor) -> None:
+    listener.fit(spikes)
+    if not is_current(type(listener), "fit", "update"):
+        listener.observed.take = None
 
 
 def _refuse_replica(module: nn.Module) -> NoReturn:

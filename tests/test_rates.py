@@ -1,13 +1,19 @@
 """Every estimator: against a plain recount, in steps and in sequences, over batch changes."""
 
+import copy
 import functools
 import math
+import pickle
+from collections.abc import Callable
 
 import pytest
+import snntorch as snn
 import torch
 
 from snn_homeostasis import ArgumentError, CumulativeRate, ExponentialRate, NoSpikesError, WindowedRate
+from snn_homeostasis.estimator import RateEstimator
 from snn_homeostasis.shortcuts import is_current
+from snn_homeostasis.taps import SpikeTap
 
 
 class FoldingRate(CumulativeRate):
@@ -42,6 +48,14 @@ def recount(name: str, spikes: torch.Tensor) -> torch.Tensor:
 
 def some_spikes(*shape: int) -> torch.Tensor:
     return (torch.rand(shape) < 0.3).float()
+
+
+def recorder(rate: RateEstimator) -> Callable[[torch.Tensor], None]:
+    """What records single steps in an estimator, as it happens in a model."""
+    neuron = snn.Leaky(beta=0.9)
+    tap = SpikeTap(neuron, lambda shape: None)
+    tap.listen(rate)
+    return functools.partial(tap, neuron, (), {})
 
 
 estimators = pytest.mark.parametrize("name", ESTIMATORS)
@@ -99,20 +113,79 @@ def test_estimate_survives_a_change_of_batch_size(name):
 @estimators
 def test_recording_single_steps_is_updating_with_them(name):
     recorded, updated = ESTIMATORS[name](), ESTIMATORS[name]()
+    record = recorder(recorded)
     for batch in (4, 2, 1, 4):
-        recorded.fit(some_spikes(batch, 5))
         for step in some_spikes(7, batch, 5):
-            recorded.record(step)
+            record(step)
             updated.update(step.unsqueeze(0))
     assert recorded.steps == updated.steps == 28
     torch.testing.assert_close(recorded.rate, updated.rate)
 
 
-@pytest.mark.parametrize("take", [CumulativeRate.record, lambda rate, step: rate.update(step.unsqueeze(0))])
-def test_counts_are_folded_before_they_are_too_large_for_float32(take):
+def _load(rate):
+    rate.load_state_dict(copy.deepcopy(rate.state_dict()))
+
+
+def _update_another_batch(rate):
+    rate.update(torch.zeros(1, 5, 3))
+
+
+@estimators
+@pytest.mark.parametrize(
+    "change", [lambda rate: rate.reset(), _load, RateEstimator.double, _update_another_batch]
+)
+def test_recording_goes_on_where_the_state_was_changed(name, change):
+    recorded, updated = ESTIMATORS[name](), ESTIMATORS[name]()
+    record = recorder(recorded)
+    for step in some_spikes(3, 2, 3):
+        record(step)
+        updated.update(step.unsqueeze(0))
+    change(recorded)
+    change(updated)
+    for step in some_spikes(3, 2, 3):
+        record(step)
+        updated.update(step.unsqueeze(0))
+    assert recorded.steps == updated.steps
+    torch.testing.assert_close(recorded.rate, updated.rate)
+
+
+@estimators
+@pytest.mark.parametrize("copier", [copy.deepcopy, lambda rate: pickle.loads(pickle.dumps(rate))])
+def test_a_copy_does_not_record_into_its_original(name, copier):
+    original = ESTIMATORS[name]()
+    record = recorder(original)
+    record(torch.ones(2, 3))
+    copied = copier(original)
+    recorder(copied)(torch.zeros(2, 3))
+    assert (original.steps, copied.steps) == (1, 2)
+    torch.testing.assert_close(original.rate, torch.ones(2, 3))
+    assert (copied.rate < 1).all()
+    record(torch.ones(2, 3))
+    torch.testing.assert_close(original.rate, torch.ones(2, 3))
+    assert copied.steps == 2
+
+
+@pytest.mark.parametrize("base", [CumulativeRate, ExponentialRate, WindowedRate])
+def test_another_update_is_used_for_recording_too(base):
+    class Halved(base):
+        def update(self, spikes):
+            super().update(spikes / 2)
+
+    rate = Halved(*() if base is CumulativeRate else (6,))
+    record = recorder(rate)
+    for _ in range(3):
+        record(torch.ones(2, 3))
+    assert rate.steps == 3
+    if base is not WindowedRate:  # keeps whether there was a spike
+        torch.testing.assert_close(rate.rate, torch.full((2, 3), 0.5))
+
+
+@pytest.mark.parametrize("way", [recorder, lambda rate: lambda step: rate.update(step.unsqueeze(0))])
+def test_counts_are_folded_before_they_are_too_large_for_float32(way):
     rate = FoldingRate()
+    take = way(rate)
     for _ in range(30):
-        take(rate, torch.ones(2, 3))
+        take(torch.ones(2, 3))
         assert rate.count.max() <= FoldingRate.fold_after
     torch.testing.assert_close(rate.rate, torch.ones(2, 3, dtype=torch.float32))
 
