@@ -17,6 +17,9 @@ __all__ = ["is_needed_by"]
 # from a membrane back to the layer that drives it; an LSTM with norm and dropout takes about 30
 REACH = 128
 
+# operations whose first input is only added: its gradient needs nothing saved
+SUMS = {f"{name}Backward0" for name in ("Addbmm", "Addcmul", "Addmm", "Addmv", "Addr", "Baddbmm")}
+
 
 def is_needed_by(tensor: Tensor, node: Node | None) -> bool:
     """Whether a tensor is saved by a graph that was not run backward yet.
@@ -37,12 +40,26 @@ def is_needed_by(tensor: Tensor, node: Node | None) -> bool:
             continue
         seen.add(node)
         try:
+            if _is_freed(node):
+                continue
             if any(_is_same(saved, tensor) for saved in _saved_by(node)):
                 return True
         except RuntimeError:  # freed by its backward, and so is what lies behind
             continue
         queue.extend(parent for parent, _ in node.next_functions if parent is not None)
     return False
+
+
+def _is_freed(node: Node) -> bool:
+    """Whether what a node saved was freed by its backward; true only where that shows without an error.
+
+    An error takes longer than all else that is done here.
+    """
+    saved = [getattr(node, name) for name in _names_of_saved(type(node))]
+    if not saved or any(getattr(raw, "data", raw) is not None for raw in saved):
+        return False
+    others = node.next_functions[int(node.name() in SUMS) :]
+    return any(parent is not None for parent, _ in others)
 
 
 def _is_same(saved: Tensor, tensor: Tensor) -> bool:

@@ -8,10 +8,12 @@ import torch
 from nets import NETS, Recount, leaky, linear, snapshot, spikes, unchanged
 from snntorch import utils
 from torch import nn
+from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from snn_homeostasis import Cell, ClampBounds, LinearHomeostasis, WaitingGraphError
 from snn_homeostasis import units as units_module
+from snn_homeostasis.graphs import is_needed_by
 
 OPTIMIZERS = {
     "sgd": lambda params: torch.optim.SGD(params, 0.05, momentum=0.9, weight_decay=1e-2),
@@ -291,6 +293,29 @@ def test_looking_for_a_waiting_graph_does_not_recompute_a_checkpoint():
     assert len(calls) == 1
     loss.backward()
     assert len(calls) == 2
+
+
+some = torch.rand
+SUMS = {
+    "addbmm": lambda chain: torch.addbmm(chain, some(2, 3, 4), some(2, 4, 3)),
+    "addcdiv": lambda chain: torch.addcdiv(chain, some(3, 3), some(3, 3)),
+    "addcmul": lambda chain: torch.addcmul(chain, some(3, 3), some(3, 3)),
+    "addmm": lambda chain: torch.addmm(chain, some(3, 4), some(4, 3)),
+    "addmv": lambda chain: torch.addmv(chain[0], some(3, 4), some(4)),
+    "addr": lambda chain: torch.addr(chain, some(3), some(3)),
+    "baddbmm": lambda chain: torch.baddbmm(chain[None], some(1, 3, 4), some(1, 4, 3)),
+    "conv2d": lambda chain: functional.conv2d(some(1, 1, 5, 5), some(3, 1, 2, 2), chain[0]),
+    "linear": lambda chain: functional.linear(some(2, 4), some(3, 4), chain[0]),
+}
+
+
+@pytest.mark.parametrize("name", SUMS)
+def test_a_graph_is_seen_behind_a_sum_that_saves_nothing(name):
+    layer, other = torch.rand(3, 3), torch.rand(3, 3, requires_grad=True)
+    out = SUMS[name](layer * other).sum()
+    assert is_needed_by(layer, out.grad_fn)
+    out.backward()
+    assert not is_needed_by(layer, out.grad_fn)
 
 
 def test_memory_of_a_training_loop_does_not_hold_more_than_the_last_graph():
