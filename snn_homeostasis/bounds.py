@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from .checks import require
-from .passes import Pass, blockwise
+from .passes import Pass, adding, blockwise, contracting
 
 __all__ = ["Bounds", "ClampBounds", "PowerBounds", "SharpBounds", "UpdateBounds", "unbounded"]
 
@@ -145,13 +145,14 @@ class PowerBounds(Bounds):
 
     def passes(self, param: Tensor, ends: Tensor, pos: Tensor, neg: Tensor) -> list[Pass] | None:
         if self.power not in (1.0, (1.0, 1.0)) or not self._contain(ends):
-            return blockwise(self, param, pos, neg)
+            return blockwise(adding(self), param, pos, neg)
         # inside, where no distance has to be clamped, the delta is ``toward - pull * param``
-        up, down = pos / self._width, neg / self._width
-        none = torch.zeros_like(pos)
-        rise, upward = (pos, none) if self.max is None else (up * self.max, up)
-        fall, downward = (-neg, none) if self.min is None else (down * self.min, down)
-        return blockwise(_linear, param, rise + fall, upward + downward)
+        if self.scaled:
+            pos, neg = pos / self._width, neg / self._width
+        rise = pos if self.max is None else pos * self.max
+        fall = -neg if self.min is None else neg * self.min
+        pulls = [part for part, limit in ((pos, self.max), (neg, self.min)) if limit is not None]
+        return blockwise(contracting, param, rise + fall, sum(pulls[1:], pulls[0]))
 
     def _contain(self, ends: Tensor) -> bool:
         """Whether the smallest and the largest value of a parameter are inside, up to a rounding."""
@@ -192,7 +193,7 @@ class SharpBounds(Bounds):
         return pos - neg
 
     def passes(self, param: Tensor, ends: Tensor, pos: Tensor, neg: Tensor) -> list[Pass] | None:
-        return blockwise(self, param, pos, neg)
+        return blockwise(adding(self), param, pos, neg)
 
 
 @dataclass(frozen=True)
@@ -213,10 +214,6 @@ class ClampBounds(Bounds):
     def settle_(self, param: Tensor) -> None:
         # p + (max - p) need not round to max
         param.clamp_(_inside(self.min, param.dtype, math.inf), _inside(self.max, param.dtype, -math.inf))
-
-
-def _linear(param: Tensor, toward: Tensor, pull: Tensor) -> Tensor:
-    return param.mul(-pull).add_(toward)
 
 
 def _inside(limit: float | None, dtype: torch.dtype, inwards: float) -> float | None:

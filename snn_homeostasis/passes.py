@@ -7,14 +7,15 @@ from functools import partial
 
 from torch import Tensor, split
 
-__all__ = ["Delta", "Pass", "Passes", "blockwise"]
+__all__ = ["Pass", "Passes", "adding", "blockwise", "contracting"]
 
 Pass = Callable[[], object]
 """One operation in place; it adds one to the tensor's ``_version``."""
 Delta = Callable[[Tensor, Tensor, Tensor], Tensor]
+Operations = Callable[[Tensor, Tensor, Tensor], Sequence[Pass]]
 
 # entries of a block: on a CPU what stays in its cache, elsewhere what fills the device
-ON_CPU, ELSEWHERE = 2**16, 2**24
+ON_CPU, ELSEWHERE = 2**17, 2**24
 
 
 class Passes:
@@ -41,19 +42,30 @@ class Passes:
             operation()
 
 
-def blockwise(delta: Delta, param: Tensor, pos: Tensor, neg: Tensor) -> list[Pass]:
-    """Adds ``delta(param, pos, neg)``, which has to be elementwise, to one block of rows after another."""
+def adding(delta: Delta) -> Operations:
+    """Adds ``delta(param, pos, neg)``."""
+
+    def add(param: Tensor, pos: Tensor, neg: Tensor) -> None:
+        param.add_(delta(param, pos, neg))
+
+    return lambda *block: [partial(add, *block)]
+
+
+def contracting(param: Tensor, toward: Tensor, pull: Tensor) -> list[Pass]:
+    """Adds ``toward - pull * param``."""
+    # not ``param * (1 - pull)``: what is far below 1 would be lost in the difference
+    return [partial(param.addcmul_, pull, param, value=-1), partial(param.add_, toward)]
+
+
+def blockwise(operations: Operations, param: Tensor, one: Tensor, two: Tensor) -> list[Pass]:
+    """What is made elementwise of a tensor and two that broadcast with it, block of rows after block."""
     if param.ndim == 0:
-        return [partial(_add, delta, param, pos, neg)]
+        return list(operations(param, one, two))
     size = ON_CPU if param.device.type == "cpu" else ELSEWHERE
     rows = max(1, size // max(1, param[0].numel())) if len(param) else 1
     count = -(-len(param) // rows)
-    blocks = zip(*(_blocks(each, param, rows, count) for each in (param, pos, neg)), strict=True)
-    return [partial(_add, delta, *each) for each in blocks]
-
-
-def _add(delta: Delta, param: Tensor, pos: Tensor, neg: Tensor) -> None:
-    param.add_(delta(param, pos, neg))
+    blocks = zip(*(_blocks(each, param, rows, count) for each in (param, one, two)), strict=True)
+    return [operation for block in blocks for operation in operations(*block)]
 
 
 def _blocks(part: Tensor, param: Tensor, rows: int, count: int) -> Sequence[Tensor]:

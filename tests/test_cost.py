@@ -116,7 +116,7 @@ def test_state_does_not_grow_with_time(steps):
 
 def wide(kind: str) -> nn.Sequential:
     """One cell whose weight is much larger than all else."""
-    layer = nn.Linear(2000, 100) if kind == "linear" else nn.Conv2d(500, 40, 3, padding=1)
+    layer = nn.Linear(2000, 400) if kind == "linear" else nn.Conv2d(500, 160, 3, padding=1)
     return nn.Sequential(layer, leaky())
 
 
@@ -172,16 +172,16 @@ def test_an_update_is_one_pass_over_the_weight(kind):
 def test_no_bound_allocates_anything_of_the_size_of_the_weight(kind, bounds):
     homeostasis, weight = observed(kind, bounds=bounds)
     cost = cost_of(homeostasis.step)
-    assert cost.largest <= max(weight / 2, BYTES * 2**16)
+    assert cost.largest < weight / 5
 
 
 @torch.no_grad()
-def test_multiplicative_bounds_are_a_look_and_three_operations_on_each_block():
+def test_multiplicative_bounds_are_a_look_and_two_operations_on_each_block():
     homeostasis, weight = observed("linear", bounds=PowerBounds(-1.0, 1.0))
     homeostasis()
     cost = cost_of(homeostasis.update)
-    assert cost.traffic <= 1.1 * (1 + 7) * weight  # all but 3 of it in the cache
-    assert cost.largest <= BYTES * 2**16
+    assert cost.traffic <= 1.1 * (1 + 5) * weight  # all but 3 of it in the cache
+    assert cost.largest < weight / 50
     assert cost.computing.count("aminmax") == 1
 
 
