@@ -9,7 +9,7 @@ wrong, it leaves to `forward` and `update`, whose result is the same.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import torch
@@ -45,7 +45,7 @@ class Row:
 
     total: Tensor | None
     rows: Tensor | None
-    of_batch: Tensor | None
+    of_samples: Tensor | None
     sums: Tensor
     watch: Tensor
     passes: Passes
@@ -98,8 +98,8 @@ class Row:
         """Puts the sums of the rate into the buffer."""
         rows = self.rows
         assert rows is not None
-        if self.of_batch is not None:
-            rows = torch.sum(rows, 0, keepdim=True, dtype=torch.float32, out=self.of_batch)
+        if self.of_samples is not None:
+            rows = torch.sum(rows, -1, keepdim=True, dtype=torch.float32, out=self.of_samples)
         torch.sum(rows, (0, -1), dtype=torch.float32, out=self.sums)
 
     def look(self) -> bool:
@@ -117,15 +117,15 @@ class Row:
 
     def release(self) -> None:
         """Lets go of the rate, whose memory may be needed."""
-        self.total = self.rows = self.of_batch = None
+        self.total = self.rows = self.of_samples = None
 
     @torch.inference_mode(False)
     def _take(self, total: Tensor) -> bool:
         """Looks at another total; false unless the receptive view only lays it out in another shape."""
         rows = self.unit.cell.connection.postsyn_receptive(total)
         self.total, self.rows = total, rows
-        # over samples first: over both at once takes twice as long
-        self.of_batch = zeros_for(rows[:1]) if len(rows) > 1 and rows.shape[-1] > 1 else None
+        # over positions first: over both at once, or over samples first, takes twice as long
+        self.of_samples = zeros_for(rows[..., :1]) if len(rows) > 1 and rows.shape[-1] > 1 else None
         return _is_view(rows, total) and rows.numel() == total.numel()
 
 
@@ -183,24 +183,33 @@ class Sweep:
 
     def run(self) -> bool:
         """Makes the step; false if something is wrong, and nothing was changed."""
-        with torch.no_grad():
-            for row in self.rows:
-                row.sum()
-            if not all(row.look() for row in self.rows):
+        if torch.is_grad_enabled():  # to enter a context takes as long as an operation
+            with torch.no_grad():
+                return self._run()
+        return self._run()
+
+    def _run(self) -> bool:
+        rows = self.rows
+        for row in rows:
+            row.sum()
+        for row in rows:
+            if not row.look():
                 return False
-            for (offset, sums, slope, change), scale in self._blocks():
-                torch.addcmul(offset, sums, slope, value=scale, out=change)
-            if not is_finite(self.outcome):
-                return False
-            make_all(self.rows)
+        scale = rows[0].scale
+        if all(row.scale == scale for row in rows):
+            self._weigh(self.whole, scale)
+        else:
+            for part, row in zip(self.parts, rows, strict=True):
+                self._weigh(part, row.scale)
+        if not is_finite(self.outcome):
+            return False
+        make_all(rows)
         return True
 
-    def _blocks(self) -> Iterator[tuple[tuple[Tensor, ...], float]]:
-        scales = [row.scale for row in self.rows]
-        if len(set(scales)) == 1:
-            yield self.whole, scales[0]
-        else:
-            yield from zip(self.parts, scales, strict=True)
+    @staticmethod
+    def _weigh(part: tuple[Tensor, ...], scale: float) -> None:
+        offset, sums, slope, change = part
+        torch.addcmul(offset, sums, slope, value=scale, out=change)
 
 
 def _row_of(affine: Affine, unit: Unit) -> Row | None:
