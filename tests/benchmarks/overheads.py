@@ -42,6 +42,11 @@ def attached(net: nn.Module, param: str = "weight", bounds: UpdateBounds | None 
     return LinearHomeostasis(PLASTICITY, TARGET, param, bounds=bounds).attach(net)
 
 
+def bare(net: nn.Module) -> BareUpdate:
+    """The floor: counting, summing and adding a row, without a rule."""
+    return BareUpdate(net, BareCount(net))
+
+
 def kept(net: nn.Module, rule: T) -> T:
     """A rule that lives as long as its net, and is no submodule of it."""
     net.rule = (rule,)
@@ -61,12 +66,15 @@ def shown(model: Model, batch: int) -> Timings:
         return call
 
     ours, naive = with_rule(attached), with_rule(Naive)
+    floor = with_rule(bare)
     calls = {
         "plain": present(model.new(), inputs),
         CONTROL: present(model.new(), inputs),
         "bare hook": with_rule(BareCount)(),
         "hook": ours(),
+        "floor, once per sequence": floor(after=True),
         "once per sequence": ours(after=True),
+        "floor, each step": floor(each=True),
         "each step": ours(each=True),
         "bias, each step": with_rule(lambda net: attached(net, "bias"))(each=True),
         "bias of the batch, each step": with_rule(BatchBias)(),
@@ -125,11 +133,8 @@ def updated(model: Model, batch: int) -> Timings:
         calls[name] = prepare(net)
         before[name] = torch.no_grad()(lambda: net(x))
 
-    def floor(net: nn.Sequential) -> Call:
-        return BareUpdate(net, BareCount(net)).step
-
-    add("floor", floor)
-    add(CONTROL, floor)
+    add("floor", lambda net: bare(net).step)
+    add(CONTROL, lambda net: bare(net).step)
     add("update", lambda net: attached(net).step)
     add("naive", lambda net: Naive(net).step)
     return side_by_side(calls, before=before, rounds=rounds_for(batch, most=200))

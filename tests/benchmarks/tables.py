@@ -20,7 +20,9 @@ __all__ = ["TABLES", "machine"]
 SHOWN = [
     "bare hook",
     "hook",
+    "floor, once per sequence",
     "once per sequence",
+    "floor, each step",
     "each step",
     "bias, each step",
     "bias of the batch, each step",
