@@ -16,9 +16,12 @@ import torch
 from torch import Tensor
 
 from .checks import require
-from .passes import Pass, adding, blockwise, contracting
+from .passes import Pass, add_product, adding, blockwise, contracting
 
 __all__ = ["Bounds", "ClampBounds", "PowerBounds", "SharpBounds", "UpdateBounds", "unbounded"]
+
+
+QUICK_POWERS = (0.5, 2.0, 3.0)  # those for which `pow_` has a way of its own
 
 
 class UpdateBounds(Protocol):
@@ -136,17 +139,20 @@ class PowerBounds(Bounds):
         )
 
     def __call__(self, param: Tensor, pos: Tensor, neg: Tensor, /) -> Tensor:
-        upper, lower = self.power if isinstance(self.power, tuple) else (self.power, self.power)
+        upper, lower = self._powers
         if self.max is not None:
-            pos = self._distance(self.max - param, upper).mul_(pos)
+            pos = self._factor((self.max - param).clamp_min_(0.0), upper).mul_(pos)
         if self.min is not None:
-            neg = self._distance(param - self.min, lower).mul_(neg)
+            neg = self._factor((param - self.min).clamp_min_(0.0), lower).mul_(neg)
         return pos - neg
 
     def passes(self, param: Tensor, ends: Tensor, pos: Tensor, neg: Tensor) -> list[Pass] | None:
-        if self.power not in (1.0, (1.0, 1.0)) or not self._contain(ends):
+        # inside the limits no distance has to be clamped
+        is_linear = self._powers == (1.0, 1.0)
+        if not self._contain(ends, roundings=4 if is_linear else 0):
             return blockwise(adding(self), param, pos, neg)
-        # inside, where no distance has to be clamped, the delta is ``toward - pull * param``
+        if not is_linear:
+            return blockwise(self._rise_and_fall, param, pos, neg)
         if self.scaled:
             pos, neg = pos / self._width, neg / self._width
         rise = pos if self.max is None else pos * self.max
@@ -154,24 +160,49 @@ class PowerBounds(Bounds):
         pulls = [part for part, limit in ((pos, self.max), (neg, self.min)) if limit is not None]
         return blockwise(contracting, param, rise + fall, sum(pulls[1:], pulls[0]))
 
-    def _contain(self, ends: Tensor) -> bool:
-        """Whether the smallest and the largest value of a parameter are inside, up to a rounding."""
-        slack = 4 * torch.finfo(ends.dtype).eps * max(abs(self.min or 0.0), abs(self.max or 0.0))
+    def _rise_and_fall(self, param: Tensor, pos: Tensor, neg: Tensor) -> list[Pass]:
+        upper, lower = self._powers
+        factors: list[Tensor | None] = []
+
+        def rise() -> None:  # both factors are of the values before it
+            factors[:] = (
+                None if self.max is None else self._factor(self.max - param, upper),
+                None if self.min is None else self._factor(param - self.min, lower),
+            )
+            add_product(param, factors[0], pos)
+
+        def fall() -> None:
+            add_product(param, factors[1], neg, -1)
+            factors.clear()
+
+        return [rise, fall]
+
+    def _contain(self, ends: Tensor, roundings: int) -> bool:
+        """Whether the smallest and the largest value of a parameter are inside, up to some roundings."""
+        slack = roundings * torch.finfo(ends.dtype).eps * max(abs(self.min or 0.0), abs(self.max or 0.0))
         low, high = ends.tolist()
         return (self.min is None or low >= self.min - slack) and (
             self.max is None or high <= self.max + slack
         )
 
     @property
+    def _powers(self) -> tuple[float, float]:
+        return self.power if isinstance(self.power, tuple) else (self.power, self.power)
+
+    @property
     def _width(self) -> float:
         """What distances are divided by."""
         return self.max - self.min if self.scaled and self.min is not None and self.max is not None else 1.0
 
-    def _distance(self, distance: Tensor, power: float) -> Tensor:
-        distance = distance.clamp_min_(0.0)
+    def _factor(self, distance: Tensor, power: float) -> Tensor:
+        """What a step is multiplied with; overwrites the distance."""
         if self.scaled:
             distance = distance.div_(self._width)
-        return distance if power == 1.0 else distance.pow_(power)
+        if power == 1.0:
+            return distance
+        if power in QUICK_POWERS:
+            return distance.pow_(power)
+        return distance.log2_().mul_(power).exp2_()  # half as long as the general `pow_`
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from functools import partial
 
 from torch import Tensor, split
 
-__all__ = ["Pass", "Passes", "adding", "blockwise", "contracting"]
+__all__ = ["Pass", "Passes", "add_product", "adding", "blockwise", "contracting"]
 
 Pass = Callable[[], object]
 """One operation in place; it adds one to the tensor's ``_version``."""
@@ -49,6 +49,14 @@ def adding(delta: Delta) -> Operations:
         param.add_(delta(param, pos, neg))
 
     return lambda *block: [partial(add, *block)]
+
+
+def add_product(param: Tensor, factor: Tensor | None, part: Tensor, sign: int = 1) -> None:
+    """Adds ``sign * factor * part``, in one operation; no factor is 1."""
+    if factor is None:
+        param.add_(part, alpha=sign)
+    else:
+        param.addcmul_(factor, part, value=sign)
 
 
 def contracting(param: Tensor, toward: Tensor, pull: Tensor) -> list[Pass]:
