@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from .checks import require
-from .passes import Pass, add_product, adding, blockwise, contracting
+from .passes import Pass, add_product, adding, blockwise, nearing
 
 __all__ = ["Bounds", "ClampBounds", "PowerBounds", "SharpBounds", "UpdateBounds", "unbounded"]
 
@@ -122,9 +122,9 @@ class PowerBounds(Bounds):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        powers = self.power if isinstance(self.power, tuple) else (self.power,)
+        powers = self.power if isinstance(self.power, tuple) else (self.power, self.power)
         require(
-            len(powers) <= 2 and all(mu > 0 and math.isfinite(mu) for mu in powers),
+            len(powers) == 2 and all(mu > 0 and math.isfinite(mu) for mu in powers),
             "power",
             "be > 0, or a pair of such numbers",
             self.power,
@@ -147,18 +147,15 @@ class PowerBounds(Bounds):
         return pos - neg
 
     def passes(self, param: Tensor, ends: Tensor, pos: Tensor, neg: Tensor) -> list[Pass] | None:
-        # inside the limits no distance has to be clamped
         is_linear = self._powers == (1.0, 1.0)
+        # inside the limits no distance has to be clamped; a power of 1 may be taken of less than 0
         if not self._contain(ends, roundings=4 if is_linear else 0):
             return blockwise(adding(self), param, pos, neg)
-        if not is_linear:
+        if not is_linear or self.min is None or self.max is None:
             return blockwise(self._rise_and_fall, param, pos, neg)
-        if self.scaled:
-            pos, neg = pos / self._width, neg / self._width
-        rise = pos if self.max is None else pos * self.max
-        fall = -neg if self.min is None else neg * self.min
-        pulls = [part for part, limit in ((pos, self.max), (neg, self.min)) if limit is not None]
-        return blockwise(contracting, param, rise + fall, sum(pulls[1:], pulls[0]))
+        pull = pos + neg
+        center = (pos * self.max + neg * self.min).div_(pull).nan_to_num_(0.0)  # 0 / 0 where nothing pulls
+        return blockwise(nearing, param, center, pull / self._width)
 
     def _rise_and_fall(self, param: Tensor, pos: Tensor, neg: Tensor) -> list[Pass]:
         upper, lower = self._powers

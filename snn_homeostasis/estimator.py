@@ -56,8 +56,8 @@ class RateEstimator(TensorState, ABC):
         """Prepares for steps ``[B, *N]`` of this shape, on this device.
 
         If a step of a model, outside of a compiled graph, can be taken in by one operation on
-        the state, put it into ``self.observed.take``: it saves the call of `update`. Whatever
-        changes the state elsewhere has to call `unfit`.
+        the state, put it into ``self.observed.take``: it saves the call of `update`. It should
+        change nothing if it raises. A state that is replaced is fitted anew.
         """
 
     def unfit(self) -> None:
@@ -84,6 +84,7 @@ class RateEstimator(TensorState, ABC):
     def reset(self) -> None:
         """Forgets everything that was observed."""
         self.steps = 0
+        self.unfit()
         for name in self._buffers:
             self._buffers[name] = None
 
@@ -106,13 +107,18 @@ class RateEstimator(TensorState, ABC):
                 "Run the model in training mode first."
             )
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        super().__setattr__(name, value)
+        if name in self.__dict__.get("_buffers", ()):
+            self.unfit()
+
     def _load_from_state_dict(self, *args: Any) -> None:
         self.unfit()
         super()._load_from_state_dict(*args)
 
-    def _apply(self, *args: Any) -> RateEstimator:
+    def _apply(self, *args: Any, **kwargs: Any) -> RateEstimator:
         self.unfit()
-        super()._apply(*args)
+        super()._apply(*args, **kwargs)
         return self
 
 

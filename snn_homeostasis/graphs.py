@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Iterator
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, strided
 from torch.autograd.graph import Node
 
 from .sharded import is_sharded
@@ -17,8 +17,14 @@ __all__ = ["is_needed_by"]
 # from a membrane back to the layer that drives it; an LSTM with norm and dropout takes about 30
 REACH = 128
 
-# operations whose first input is only added: its gradient needs nothing saved
-SUMS = {f"{name}Backward0" for name in ("Addbmm", "Addcmul", "Addmm", "Addmv", "Addr", "Baddbmm")}
+# nodes that save something whenever the gradient of an input is wanted; for addmm, of its factors
+SAVING = {
+    "AddmmBackward0": 1,
+    "BmmBackward0": 0,
+    "ConvolutionBackward0": 0,
+    "MmBackward0": 0,
+    "MulBackward0": 0,
+}
 
 
 def is_needed_by(tensor: Tensor, node: Node | None) -> bool:
@@ -44,7 +50,7 @@ def is_needed_by(tensor: Tensor, node: Node | None) -> bool:
                 continue
             if any(_is_same(saved, tensor) for saved in _saved_by(node)):
                 return True
-        except RuntimeError:  # freed by its backward, and so is what lies behind
+        except RuntimeError:  # freed by its backward, and so, unless that ended here, is what lies behind
             continue
         queue.extend(parent for parent, _ in node.next_functions if parent is not None)
     return False
@@ -55,14 +61,20 @@ def _is_freed(node: Node) -> bool:
 
     An error takes longer than all else that is done here.
     """
-    saved = [getattr(node, name) for name in _names_of_saved(type(node))]
-    if not saved or any(getattr(raw, "data", raw) is not None for raw in saved):
+    first = SAVING.get(node.name())
+    if first is None or all(parent is None for parent, _ in node.next_functions[first:]):
         return False
-    others = node.next_functions[int(node.name() in SUMS) :]
-    return any(parent is not None for parent, _ in others)
+    return all(_is_empty(getattr(node, name)) for name in _names_of_saved(type(node)))
+
+
+def _is_empty(raw: Any) -> bool:
+    # older versions of torch do not tell
+    return getattr(raw, "data", raw) is None and raw.unpack_hook is None
 
 
 def _is_same(saved: Tensor, tensor: Tensor) -> bool:
+    if saved.layout != strided:
+        return False  # and has no storage to compare
     storage = saved.untyped_storage()
     if is_sharded(tensor):  # what was saved was gathered, and is gathered again for its backward
         return storage.nbytes() == 0 and saved.numel() == tensor.numel()

@@ -7,7 +7,7 @@ from functools import partial
 
 from torch import Tensor, split
 
-__all__ = ["Pass", "Passes", "add_product", "adding", "blockwise", "contracting"]
+__all__ = ["Pass", "Passes", "add_product", "adding", "blockwise", "nearing"]
 
 Pass = Callable[[], object]
 """One operation in place; it adds one to the tensor's ``_version``."""
@@ -59,10 +59,14 @@ def add_product(param: Tensor, factor: Tensor | None, part: Tensor, sign: int = 
         param.addcmul_(factor, part, value=sign)
 
 
-def contracting(param: Tensor, toward: Tensor, pull: Tensor) -> list[Pass]:
-    """Adds ``toward - pull * param``."""
-    # not ``param * (1 - pull)``: what is far below 1 would be lost in the difference
-    return [partial(param.addcmul_, pull, param, value=-1), partial(param.add_, toward)]
+def nearing(param: Tensor, center: Tensor, share: Tensor) -> list[Pass]:
+    """Goes a share of the way to a center."""
+
+    def near() -> None:
+        # `lerp_` does the same, and is slow for what broadcasts
+        param.addcmul_(center - param, share)
+
+    return [near]
 
 
 def blockwise(operations: Operations, param: Tensor, one: Tensor, two: Tensor) -> list[Pass]:

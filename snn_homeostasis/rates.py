@@ -51,7 +51,9 @@ class CumulativeRate(RateEstimator):
     def fit(self, spikes: Tensor) -> None:
         count = self._count_for(spikes)
         self._fold_in_time()
-        self.observed.take, self.observed.due = count.add_, self.folded_steps + self.fold_after
+        observed = self.observed
+        observed.due = observed.number + self.fold_after - (self.steps - self.folded_steps)
+        observed.take = count.add_
 
     @property
     def rate(self) -> Tensor:
@@ -82,7 +84,6 @@ class CumulativeRate(RateEstimator):
         count = self.count
         if count is not None and fits(count, spikes):
             return count
-        self.unfit()
         with torch.inference_mode(False):
             if self.folded is not None:
                 self.folded = carried(self.folded, spikes)
@@ -151,7 +152,7 @@ class ExponentialRate(RateEstimator):
 
     def fit(self, spikes: Tensor) -> None:
         mean, gain = self._mean_for(spikes), self.gain
-        self.observed.take = lambda spikes: mean.lerp_(spikes.float(), gain)
+        self.observed.take = lambda spikes: mean.lerp_(spikes.to(mean.dtype), gain)
 
     @property
     def rate(self) -> Tensor:
@@ -179,7 +180,6 @@ class ExponentialRate(RateEstimator):
         mean = self.mean
         if mean is not None and fits(mean, spikes):
             return mean
-        self.unfit()
         with torch.inference_mode(False):
             self.mean = zeros_for(spikes) if mean is None else carried(mean, spikes)
         return self.mean

@@ -40,7 +40,7 @@ class StepCount:
         number: of the steps outside of compiled graphs.
         tensor: of the steps inside them, or None.
         take: an operation that takes in one step, for whoever then adds 1 to ``number``; or None.
-        due: beyond this ``number``, ``take`` has to be made anew.
+        due: from this ``number`` on, ``take`` has to be made anew.
     """
 
     def __init__(self, number: int = 0) -> None:

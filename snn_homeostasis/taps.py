@@ -65,6 +65,8 @@ class SpikeTap:
         self.frozen = False
         self.group: Any = None
         self._listeners: tuple[SpikeListener, ...] = ()
+        self._quick: tuple[SpikeListener, ...] = ()
+        self._others: tuple[SpikeListener, ...] = ()
         self._check = check
         self._read = spikes_of.dispatch(type(module))
         self._read_membrane = membrane_of.dispatch(type(module))
@@ -120,13 +122,13 @@ class SpikeTap:
         """Hands what is observed from now on to ``listener``."""
         self.unlisten(listener)
         self._listeners += (listener,)
-        self._shape = None  # it has to be fitted
         self.frozen = False
         self.open()
 
     def unlisten(self, listener: SpikeListener) -> None:
         """Ends `listen`; with the last listener the hook comes off."""
         self._listeners = tuple(other for other in self._listeners if other is not listener)
+        self._shape = None
         # a compiled graph does not notice that a hook is gone, or back
         if not self._listeners and not self._is_traced:
             self._unhook()
@@ -138,8 +140,8 @@ class SpikeTap:
 
     def close(self) -> None:
         """Takes the hook off and lets go of all that was observed."""
-        self._listeners = ()
-        self._last = None
+        self._listeners = self._quick = self._others = ()
+        self._shape = self._last = None
         self.forget()
         self._unhook()
 
@@ -194,7 +196,10 @@ class SpikeTap:
             return
         if not self._is_binary(module):
             spikes = spikes != 0
-        for listener in self._listeners:
+        for listener in self._others:
+            _refuse_batched(spikes)
+            listener.update(spikes.unsqueeze(0))
+        for listener in self._quick:
             observed = listener.observed
             take = observed.take
             if take is None or observed.number >= observed.due:
@@ -251,14 +256,16 @@ class SpikeTap:
             self._last = spikes
             return False
         for listener in self._listeners:
-            _fit(listener, spikes)
+            listener.fit(spikes)
+        self._quick = tuple(filter(_is_quick, self._listeners))
+        self._others = tuple(other for other in self._listeners if other not in self._quick)
         self._shape = spikes.shape
         return True
 
     def _take_fitted(self, listener: SpikeListener, spikes: Tensor) -> None:
         """Hands on a step for which the listener has to be prepared first."""
         _refuse_batched(spikes)
-        _fit(listener, spikes)
+        listener.fit(spikes)
         if listener.observed.take is None:
             listener.update(spikes.unsqueeze(0))
             return
@@ -295,10 +302,8 @@ def _first(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     return args[0] if args else next(iter(kwargs.values()), None)
 
 
-def _fit(listener: SpikeListener, spikes: Tensor) -> None:
-    listener.fit(spikes)
-    if not is_current(type(listener), "fit", "update"):
-        listener.observed.take = None
+def _is_quick(listener: SpikeListener) -> bool:
+    return listener.observed.take is not None and is_current(type(listener), "fit", "update")
 
 
 def _refuse_replica(module: nn.Module) -> NoReturn:

@@ -3,12 +3,14 @@
 import math
 
 import pytest
+import snntorch as snn
 import torch
 from cases import Puppet
 from torch import nn
 
 from snn_homeostasis import (
     ArgumentError,
+    Cell,
     ClampBounds,
     LinearHomeostasis,
     NonFiniteError,
@@ -208,6 +210,21 @@ def test_small_steps_add_up(bounds, part):
         puppet.cell.updater()
     gained = 1 - (1 - 1e-3) * (1 - part) ** 1000 - 1e-3 if bounds.max is not None else 1000 * part
     assert puppet.weight[0] - 1e-3 == pytest.approx(gained, rel=5e-3)
+
+
+@pytest.mark.parametrize("bounds", [PowerBounds(0.0, 1.0), PowerBounds(max=1.0)], ids=str)
+def test_small_steps_of_a_row_are_not_rounded_alike(bounds):
+    layer = nn.Linear(10_000, 1)
+    nn.init.uniform_(layer.weight, 0.1, 0.9)
+    cell = Cell(layer, snn.Leaky(beta=0.9))
+    cell.updater.weight.bounds = bounds
+    before = layer.weight.detach().double()
+    for _ in range(500):
+        cell.updater.weight = torch.tensor(1e-6), None
+        cell.updater()
+    moved = (layer.weight.double() - before).mean().item()
+    expected = ((1 - before) * (1 - (1 - 1e-6) ** 500)).mean().item()
+    assert moved == pytest.approx(expected, rel=2e-3)
 
 
 def test_a_large_range_keeps_small_steps():

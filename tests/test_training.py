@@ -8,6 +8,7 @@ import torch
 from nets import NETS, Recount, leaky, linear, snapshot, spikes, unchanged
 from snntorch import utils
 from torch import nn
+from torch.autograd.graph import saved_tensors_hooks
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
@@ -296,7 +297,7 @@ def test_looking_for_a_waiting_graph_does_not_recompute_a_checkpoint():
 
 
 some = torch.rand
-SUMS = {
+UNSAVED = {
     "addbmm": lambda chain: torch.addbmm(chain, some(2, 3, 4), some(2, 4, 3)),
     "addcdiv": lambda chain: torch.addcdiv(chain, some(3, 3), some(3, 3)),
     "addcmul": lambda chain: torch.addcmul(chain, some(3, 3), some(3, 3)),
@@ -305,17 +306,35 @@ SUMS = {
     "addr": lambda chain: torch.addr(chain, some(3), some(3)),
     "baddbmm": lambda chain: torch.baddbmm(chain[None], some(1, 3, 4), some(1, 4, 3)),
     "conv2d": lambda chain: functional.conv2d(some(1, 1, 5, 5), some(3, 1, 2, 2), chain[0]),
+    "fmod": lambda chain: torch.fmod(chain, some(3, 3) + 1),
+    "index_add": lambda chain: chain.index_add(1, torch.arange(3), some(3, 3)),
     "linear": lambda chain: functional.linear(some(2, 4), some(3, 4), chain[0]),
+    "remainder": lambda chain: chain % (some(3, 3) + 1),
+    "scatter_add": lambda chain: chain.scatter_add(1, torch.zeros(3, 3, dtype=torch.int64), some(3, 3)),
 }
 
 
-@pytest.mark.parametrize("name", SUMS)
-def test_a_graph_is_seen_behind_a_sum_that_saves_nothing(name):
+@pytest.mark.parametrize("name", UNSAVED)
+def test_a_graph_is_seen_behind_what_need_save_nothing(name):
     layer, other = torch.rand(3, 3), torch.rand(3, 3, requires_grad=True)
-    out = SUMS[name](layer * other).sum()
+    out = UNSAVED[name](layer * other).sum()
     assert is_needed_by(layer, out.grad_fn)
     out.backward()
     assert not is_needed_by(layer, out.grad_fn)
+
+
+def test_a_graph_is_seen_behind_what_is_saved_elsewhere():
+    layer, other = torch.rand(3, 3), torch.rand(3, 3, requires_grad=True)
+    product = layer * other
+    with saved_tensors_hooks(lambda tensor: None, lambda nothing: product):
+        out = (product * product).sum()
+    assert is_needed_by(layer, out.grad_fn)
+
+
+def test_a_sparse_matrix_that_is_saved_does_not_end_the_search():
+    layer, other = torch.rand(3, 3), torch.rand(3, 3, requires_grad=True)
+    out = torch.sparse.mm(torch.eye(3).to_sparse(), layer * other)
+    assert is_needed_by(layer, out.grad_fn)
 
 
 def test_memory_of_a_training_loop_does_not_hold_more_than_the_last_graph():
