@@ -28,7 +28,7 @@ def _without_values(monkeypatch):
     """Leaves out what has to read a value: whether all is finite, and whether a factor is 1."""
     monkeypatch.setattr(homeostasis, "require_finite", lambda tensors, agree=None: None)
     monkeypatch.setattr(sweep, "is_finite", lambda tensor: True)
-    monkeypatch.setattr(PowerBounds, "_contain", lambda bounds, ends: True)
+    monkeypatch.setattr(PowerBounds, "_contain", lambda bounds, ends, roundings: True)
     monkeypatch.setattr(taps, "binary_factor", lambda factor: True)
 
 
