@@ -122,9 +122,8 @@ class PowerBounds(Bounds):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        powers = self.power if isinstance(self.power, tuple) else (self.power, self.power)
         require(
-            len(powers) == 2 and all(mu > 0 and math.isfinite(mu) for mu in powers),
+            len(self._powers) == 2 and all(mu > 0 and math.isfinite(mu) for mu in self._powers),
             "power",
             "be > 0, or a pair of such numbers",
             self.power,
