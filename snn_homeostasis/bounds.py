@@ -91,6 +91,14 @@ class Bounds(ABC):
     def settle_(self, param: Tensor) -> None:
         """A last word on the parameter after its update, in place; nothing by default."""
 
+    def _contain(self, ends: Tensor, roundings: int = 0) -> bool:
+        """Whether the smallest and the largest value of a parameter are inside, up to some roundings."""
+        slack = roundings * torch.finfo(ends.dtype).eps * max(abs(self.min or 0.0), abs(self.max or 0.0))
+        low, high = ends.tolist()
+        return (self.min is None or low >= self.min - slack) and (
+            self.max is None or high <= self.max + slack
+        )
+
 
 @dataclass(frozen=True)
 class PowerBounds(Bounds):
@@ -173,14 +181,6 @@ class PowerBounds(Bounds):
 
         return [rise, fall]
 
-    def _contain(self, ends: Tensor, roundings: int) -> bool:
-        """Whether the smallest and the largest value of a parameter are inside, up to some roundings."""
-        slack = roundings * torch.finfo(ends.dtype).eps * max(abs(self.min or 0.0), abs(self.max or 0.0))
-        low, high = ends.tolist()
-        return (self.min is None or low >= self.min - slack) and (
-            self.max is None or high <= self.max + slack
-        )
-
     @property
     def _powers(self) -> tuple[float, float]:
         return self.power if isinstance(self.power, tuple) else (self.power, self.power)
@@ -213,13 +213,16 @@ class SharpBounds(Bounds):
     """
 
     def __call__(self, param: Tensor, pos: Tensor, neg: Tensor, /) -> Tensor:
+        # compared in place, since to multiply booleans takes ten times as long
         if self.max is not None:
-            pos = (param <= self.max) * pos
+            pos = (self.max - param).ge_(0.0).mul_(pos)
         if self.min is not None:
-            neg = (param >= self.min) * neg
+            neg = (param - self.min).ge_(0.0).mul_(neg)
         return pos - neg
 
     def passes(self, param: Tensor, ends: Tensor, pos: Tensor, neg: Tensor) -> list[Pass] | None:
+        if self._contain(ends):
+            return [partial(param.add_, pos - neg)]
         return blockwise(adding(self), param, pos, neg)
 
 

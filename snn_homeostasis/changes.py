@@ -19,16 +19,26 @@ from .sharded import is_sharded, like, whole
 from .shortcuts import is_current
 from .slots import Slot, broadcasts
 
-__all__ = ["Change", "changes_of", "is_changed_in_place", "joint_bounds", "make_all", "warn_stuck"]
+__all__ = [
+    "Change",
+    "change_of",
+    "changes_of",
+    "is_changed_in_place",
+    "joint_bounds",
+    "make_all",
+    "warn_stuck",
+]
 
 HALVES = (torch.float16, torch.bfloat16)
 
 
 class Change(ABC):
-    """What the slots of one parameter make of it: worked out first, made later.
+    """What is made of one parameter: worked out first, made later.
 
     Args:
         slots: one for each layer that has the parameter, so that tied layers get one update.
+        pos: what raises it; broadcasts with it.
+        neg: what lowers it, a magnitude.
 
     Attributes:
         outcome: what has to be finite before anything is made.
@@ -38,11 +48,11 @@ class Change(ABC):
     outcome: Tensor
     is_stuck = False
 
-    def __init__(self, slots: Sequence[Slot]) -> None:
-        self.slots = slots
+    def __init__(self, slots: Sequence[Slot], pos: Tensor, neg: Tensor) -> None:
+        self.slots, self.pos, self.neg = slots, pos, neg
         self.reference = slots[0].reference
         _require_spread(slots)
-        self.bounds = joint_bounds(str(self.reference), *(slot.bounds for slot in slots))
+        self.bounds = joint_bounds(self.reference, *(slot.bounds for slot in slots))
         self.limits = slots[0].limits
 
     def make(self) -> None:
@@ -55,12 +65,8 @@ class Change(ABC):
     @abstractmethod
     def _write(self) -> None: ...
 
-    def _totals(self, value: Tensor) -> tuple[Tensor, Tensor]:
-        pos = _total([slot.pos for slot in self.slots], value)
-        return pos, _total([slot.neg for slot in self.slots], value)
-
     def _delta(self, value: Tensor) -> Tensor:
-        pos, neg = self._totals(value)
+        pos, neg = self.pos, self.neg
         if self.limits is not None and not self.slots[0].told_stuck:
             self.is_stuck = _is_stuck(value, like(pos - neg, value), *self.limits)
         if self.bounds is None:
@@ -84,8 +90,8 @@ class Change(ABC):
 class InPlace(Change):
     """Makes some passes over the parameter: those of its bounds, or else one that adds their delta."""
 
-    def __init__(self, slots: Sequence[Slot]) -> None:
-        super().__init__(slots)
+    def __init__(self, slots: Sequence[Slot], pos: Tensor, neg: Tensor) -> None:
+        super().__init__(slots, pos, neg)
         value = self.reference.tensor
         operations = self._operations_of_bounds(value)
         if operations is None:
@@ -104,10 +110,10 @@ class InPlace(Change):
             return None
         if not is_current(type(bounds), "passes", "__call__", "settle_"):
             return None
-        pos, neg = self._totals(value)
         ends = torch.stack(value.aminmax())
-        self.outcome = bounds(ends, pos.amax(), neg.amax())  # finite exactly if the whole delta is
-        return bounds.passes(value, ends, pos, neg)
+        # finite exactly if the whole delta is
+        self.outcome = bounds(ends, self.pos.amax(), self.neg.amax())
+        return bounds.passes(value, ends, self.pos, self.neg)
 
 
 class Replacement(Change):
@@ -117,8 +123,8 @@ class Replacement(Change):
     as a residue in float32.
     """
 
-    def __init__(self, slots: Sequence[Slot]) -> None:
-        super().__init__(slots)
+    def __init__(self, slots: Sequence[Slot], pos: Tensor, neg: Tensor) -> None:
+        super().__init__(slots, pos, neg)
         value = self.reference.tensor
         exact = self._exact(value)
         exact += like(self._delta(exact), exact)
@@ -156,7 +162,17 @@ def changes_of(slots: Iterable[Slot]) -> list[Change]:
     for slot in dict.fromkeys(slots):
         if slot.pending:
             tied.setdefault(id(slot.reference.leaf), []).append(slot)
-    return [_change_of(group) for group in tied.values()]
+    return [change_of(group, *_totals(group)) for group in tied.values()]
+
+
+def change_of(slots: Sequence[Slot], pos: Tensor, neg: Tensor) -> Change:
+    """The change that two parts make of the parameter that some slots have in common.
+
+    Raises:
+        ArgumentError: if the slots have different bounds, or a bound returns a wrong shape.
+    """
+    kind = InPlace if is_changed_in_place(slots[0].reference) else Replacement
+    return kind(slots, pos, neg)
 
 
 class Makeable(Protocol):
@@ -198,14 +214,14 @@ def is_changed_in_place(reference: ParameterReference) -> bool:
     return reference.is_plain and reference.tensor.dtype not in HALVES
 
 
-def joint_bounds(owner: str, *bounds: UpdateBounds | None) -> UpdateBounds | None:
+def joint_bounds(owner: ParameterReference, *bounds: UpdateBounds | None) -> UpdateBounds | None:
     """The bounds of one parameter, where each of its layers may name them or leave them open.
 
     Raises:
         ArgumentError: if they differ.
     """
     named = [each for each in bounds if each is not None]
-    for each in named:
+    for each in named[1:]:
         require(
             each == named[0],
             "bounds",
@@ -214,10 +230,6 @@ def joint_bounds(owner: str, *bounds: UpdateBounds | None) -> UpdateBounds | Non
             f"{owner} has {named[0]} already.",
         )
     return named[0] if named else None
-
-
-def _change_of(slots: Sequence[Slot]) -> Change:
-    return InPlace(slots) if is_changed_in_place(slots[0].reference) else Replacement(slots)
 
 
 def _require_spread(slots: Iterable[Slot]) -> None:
@@ -241,8 +253,11 @@ def _is_stuck(value: Tensor, push: Tensor, lower: float, upper: float) -> bool:
     return bool(whole(against).reshape(len(value), -1).all(1).any())
 
 
-def _total(parts: Iterable[Tensor | None], value: Tensor) -> Tensor:
-    present = [part.to(value.device) for part in parts if part is not None]
-    return (
-        sum(present[1:], present[0]) if present else torch.zeros((), dtype=value.dtype, device=value.device)
-    )
+def _totals(slots: Sequence[Slot]) -> tuple[Tensor, Tensor]:
+    leaf = slots[0].reference.leaf
+    return _total([slot.pos for slot in slots], leaf), _total([slot.neg for slot in slots], leaf)
+
+
+def _total(parts: Iterable[Tensor | None], leaf: Tensor) -> Tensor:
+    present = [part.to(leaf.device) for part in parts if part is not None]
+    return sum(present[1:], present[0]) if present else torch.zeros((), dtype=leaf.dtype, device=leaf.device)

@@ -82,6 +82,6 @@ def set_bounds(units: Iterable[Unit], new: Unit, bounds: UpdateBounds | None) ->
     leaf = new.slot.reference.leaf
     slots = [slot for unit in (*units, new) for slot in unit.all_slots]
     tied = [slot.bounds for slot in slots if slot.reference.leaf is leaf]
-    joint_bounds(str(new.slot.reference), *tied, bounds)
+    joint_bounds(new.slot.reference, *tied, bounds)
     if bounds is not None:
         new.slot.bounds = bounds

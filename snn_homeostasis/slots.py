@@ -105,8 +105,9 @@ class Slot(TensorState):
 
     def empty(self) -> None:
         """Drops what is pending; what rounding has kept back stays."""
-        self.pos = self.neg = None
-        self.ledger.empty()
+        if self.pending:
+            self.pos = self.neg = None
+            self.ledger.empty()
 
     def _fitted(self, part: Tensor | None, name: str, param: Tensor) -> Tensor | None:
         if part is None:

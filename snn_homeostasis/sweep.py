@@ -1,132 +1,30 @@
 """A sweep: one step of a rule that is affine in the rate, over all cells at once.
 
-Where nothing bounds a parameter, and a rule's term is ``offset + slope * rate``, its mean over
-samples and positions is all that reaches the parameter: it need not be split in two. The sums
-of all cells lie in one buffer, so that what follows them is one operation for all. A sweep is
-prepared once, and holds as long as nothing changes that it relies on. What it cannot do, or finds
-wrong, it leaves to `forward` and `update`, whose result is the same.
+A rule's term is then ``offset + slope * rate``. Where nothing bounds a parameter, the mean of the
+term over samples and positions is all that reaches it: it need not be split in two. The sums of
+all such cells lie in one buffer, so that what follows them is one operation for all. For the other
+cells the term is split for each sample, and what the parts make of a parameter is told by `changes`.
+A sweep is prepared once, and holds as long as nothing changes that it relies on. What it cannot do,
+or finds wrong, it leaves to `forward` and `update`, whose result is the same.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial
 
 import torch
 from torch import Tensor
 
-from .changes import is_changed_in_place, make_all
+from .changes import make_all, warn_stuck
 from .checks import is_finite
-from .estimator import zeros_for
-from .graphs import is_needed_by
-from .neurons import is_inhibited
-from .passes import Passes
+from .rows import WATCHED, DirectRow, SplitRow, row_of
 from .settings import CellState, Target
-from .sharded import is_sharded
-from .shortcuts import is_current
-from .slots import Slot, broadcasts
 from .units import Unit
 
 __all__ = ["Affine", "Sweep"]
 
 Affine = Callable[[CellState, Target], tuple[float, Target] | None]
 """`Homeostasis.affine`."""
-
-
-class Row:
-    """One cell of a sweep: where its sums come from, and where its change goes.
-
-    Args:
-        unit: the cell.
-        offset: what the rule adds at the rate 0.
-        slope: what it adds beside for each unit of the sum of the rate, laid out against the weight.
-        total: the rate but for a number, as `RateEstimator.scaled` gives it; held until the next step.
-    """
-
-    total: Tensor | None
-    rows: Tensor | None
-    of_samples: Tensor | None
-    sums: Tensor
-    watch: Tensor
-    passes: Passes
-    scale: float
-
-    def __init__(self, unit: Unit, offset: float, slope: Tensor, total: Tensor) -> None:
-        # kept one by one: to look them up in modules takes longer than to compare them
-        self.unit, self.state, self.rate, self.tap = unit, unit.state, unit.rate, unit.cell.neuron
-        self.slot, self.slots, self.reference = unit.slot, list(unit.all_slots), unit.slot.reference
-        self.key, self.target, self.group = self.state.key, self.state.target_tensor, self.tap.group
-        self.inhibited = is_inhibited(self.tap.module)
-        self.leaf = leaf = self.reference.leaf
-        self.dtype, self.device, self.leaf_shape = leaf.dtype, leaf.device, leaf.shape
-        self.offset, self.slope, self.shape = offset, slope, total.shape
-        self.is_view = self._take(total)
-
-    def place(self, sums: Tensor, change: Tensor, watch: Tensor) -> bool:
-        """Gives the cell its part of the buffers; false if its change cannot be laid out there."""
-        self.sums, self.watch = sums.view(self.slope.shape), watch
-        laid = self.unit.cell.connection.like(self.state.param, change.view(self.slope.shape))
-        self.passes = Passes(self.leaf, [partial(self.leaf.add_, laid)])
-        return _is_view(laid, change) and broadcasts(laid, self.leaf)
-
-    def fits(self) -> bool:
-        """Whether all that the sweep was prepared for is still so."""
-        leaf = self.leaf
-        if not (
-            self.unit.active
-            and self.rate.steps
-            and self.tap.group is self.group
-            and self.slot.is_free
-            and not any(slot.pending for slot in self.slots)
-            and self.reference.leaf is leaf
-            and leaf.dtype is self.dtype
-            and leaf.device == self.device
-            and leaf.shape == self.leaf_shape
-            and self.state._buffers["target_tensor"] is self.target
-            and self.state.key == self.key
-            and is_inhibited(self.tap.module) == self.inhibited
-        ):
-            return False
-        total, self.scale = self.rate.scaled()
-        if total is self.total:
-            return True
-        if total.shape != self.shape or total.device != self.device:
-            return False
-        return self._take(total)
-
-    def sum(self) -> None:
-        """Puts the sums of the rate into the buffer."""
-        rows = self.rows
-        assert rows is not None
-        if self.of_samples is not None:
-            rows = torch.sum(rows, -1, keepdim=True, dtype=torch.float32, out=self.of_samples)
-        torch.sum(rows, (0, -1), dtype=torch.float32, out=self.sums)
-
-    def look(self) -> bool:
-        """Puts into the buffer what is finite if the membrane is; false if a graph waits."""
-        membrane, graph = self.tap.membrane, self.tap.graph
-        if membrane is not None:
-            torch.sum(membrane, tuple(range(membrane.ndim)), dtype=torch.float32, out=self.watch)
-        self.passes.renew()
-        return graph is None or not is_needed_by(self.leaf, graph)
-
-    def make(self) -> None:
-        """Changes the parameter; does not do so again if called again."""
-        self.passes.make()
-        self.tap.forget()
-
-    def release(self) -> None:
-        """Lets go of the rate, whose memory may be needed."""
-        self.total = self.rows = self.of_samples = None
-
-    @torch.inference_mode(False)
-    def _take(self, total: Tensor) -> bool:
-        """Looks at another total; false unless the receptive view only lays it out in another shape."""
-        rows = self.unit.cell.connection.postsyn_receptive(total)
-        self.total, self.rows = total, rows
-        # over positions first: over both at once, or over samples first, takes twice as long
-        self.of_samples = zeros_for(rows[..., :1]) if len(rows) > 1 and rows.shape[-1] > 1 else None
-        return _is_view(rows, total) and rows.numel() == total.numel()
 
 
 class Sweep:
@@ -140,18 +38,20 @@ class Sweep:
     """
 
     @torch.inference_mode(False)
-    def __init__(self, rows: Sequence[Row]) -> None:
+    def __init__(self, rows: Sequence[DirectRow | SplitRow]) -> None:
         self.rows = rows
-        sizes, device = [row.slope.numel() for row in rows], rows[0].device
-        offset = torch.cat([torch.full((size,), row.offset) for row, size in zip(rows, sizes, strict=True)])
-        slope = torch.cat([row.slope.flatten() for row in rows])
-        sums = torch.zeros(sum(sizes), device=device)
-        self.outcome = torch.zeros(sum(sizes) + len(rows), device=device)
-        change, watch = torch.split(self.outcome, [sum(sizes), len(rows)])
-        self.whole = (offset.to(device), sums, slope, change)
-        self.parts = list(zip(*(torch.split(each, sizes) for each in self.whole), strict=True))
-        places = zip(rows, self.parts, watch, strict=True)
-        self.is_laid = all(row.place(part[1], part[3], each) for row, part, each in places)
+        self.direct = [row for row in rows if isinstance(row, DirectRow)]
+        self.split = [row for row in rows if isinstance(row, SplitRow)]
+        ordered = [*self.direct, *self.split]
+        sizes, device = [row.size for row in ordered], rows[0].device
+        self.outcome = torch.zeros(sum(sizes) + WATCHED * len(rows), device=device)
+        *places, watch = torch.split(self.outcome, [*sizes, WATCHED * len(rows)])
+        for row, each in zip(ordered, torch.split(watch, WATCHED), strict=True):
+            row.watch = each
+        self._place_direct()
+        for row, place in zip(self.split, places[len(self.direct) :], strict=True):
+            row.place(place)
+        self.is_laid = all(row.is_laid for row in rows)
 
     @classmethod
     def of(cls, affine: Affine, units: Sequence[Unit]) -> Sweep | None:
@@ -161,7 +61,7 @@ class Sweep:
             NoSpikesError: if a cell has no estimate, with the reason.
             ArgumentError: for a target that cannot work.
         """
-        rows: list[Row] = []
+        rows: list[DirectRow | SplitRow] = []
         for unit in units:  # one that cannot ends the search
             row = _row_of(affine, unit)
             if row is None or row.device != (rows or [row])[0].device:
@@ -182,7 +82,11 @@ class Sweep:
             row.release()
 
     def run(self) -> bool:
-        """Makes the step; false if something is wrong, and nothing was changed."""
+        """Makes the step; false if something is wrong, and nothing was changed.
+
+        Raises:
+            HomeostasisError: for bounds that cannot work. Nothing was changed.
+        """
         if torch.is_grad_enabled():  # to enter a context takes as long as an operation
             with torch.no_grad():
                 return self._run()
@@ -195,54 +99,47 @@ class Sweep:
         for row in rows:
             if not row.look():
                 return False
-        scale = rows[0].scale
-        if all(row.scale == scale for row in rows):
-            self._weigh(self.whole, scale)
-        else:
-            for part, row in zip(self.parts, rows, strict=True):
-                self._weigh(part, row.scale)
+        self._weigh_direct()
+        changes = {row.unit.name: row.change() for row in self.split}
         if not is_finite(self.outcome):
             return False
-        make_all(rows)
+        make_all([*self.direct, *changes.values()])
+        for row in rows:
+            row.tap.forget()
+        warn_stuck({f"cell {name!r}": change for name, change in changes.items()})
         return True
 
-    @staticmethod
-    def _weigh(part: tuple[Tensor, ...], scale: float) -> None:
-        offset, sums, slope, change = part
-        torch.addcmul(offset, sums, slope, value=scale, out=change)
+    def _place_direct(self) -> None:
+        if not self.direct:
+            return
+        sizes, device = [row.size for row in self.direct], self.outcome.device
+        offset = torch.cat([torch.full((row.size,), row.offset) for row in self.direct]).to(device)
+        slope = torch.cat([row.slope.flatten() for row in self.direct])
+        self._whole = (offset, torch.zeros_like(slope), slope, self.outcome[: len(slope)])
+        self._parts = list(zip(*(torch.split(each, sizes) for each in self._whole), strict=True))
+        for row, (_, sums, _, change) in zip(self.direct, self._parts, strict=True):
+            row.place(sums, change)
+
+    def _weigh_direct(self) -> None:
+        direct = self.direct
+        if not direct:
+            return
+        scale = direct[0].scale
+        if all(row.scale == scale for row in direct):
+            _weigh(self._whole, scale)
+        else:
+            for part, row in zip(self._parts, direct, strict=True):
+                _weigh(part, row.scale)
 
 
-def _row_of(affine: Affine, unit: Unit) -> Row | None:
-    number = isinstance(unit.state.plasticity, int | float)
-    if not (
-        number and unit.active and is_current(type(unit.rate), "scaled", "rate") and _is_direct(unit.slot)
-    ):
+def _weigh(part: tuple[Tensor, ...], scale: float) -> None:
+    offset, sums, slope, change = part
+    torch.addcmul(offset, sums, slope, value=scale, out=change)
+
+
+def _row_of(affine: Affine, unit: Unit) -> DirectRow | SplitRow | None:
+    if not (isinstance(unit.state.plasticity, int | float) and unit.active):
         return None
     total, _ = unit.scaled_rate()
     terms = affine(unit.state, unit.target_for(total, None))
-    if terms is None or total.device != unit.slot.reference.leaf.device:
-        return None
-    offset, slope = terms
-    laid = _laid_slope(unit, slope, total)
-    row = None if laid is None else Row(unit, offset, laid, total)
-    return row if row is not None and row.is_view else None
-
-
-def _is_direct(slot: Slot) -> bool:
-    """Whether what is added to a slot is added to its parameter as it is."""
-    is_whole = not slot.sharded and not is_sharded(slot.reference.leaf)
-    return is_whole and slot.is_free and is_changed_in_place(slot.reference)
-
-
-def _laid_slope(unit: Unit, slope: Target, total: Tensor) -> Tensor | None:
-    """The slope for each sum against the weight; None if it differs between what is summed."""
-    spread = torch.as_tensor(slope, dtype=torch.float32, device=total.device).expand(total.shape)
-    rows = unit.cell.connection.postsyn_receptive(spread)
-    if any(rows.shape[dim] > 1 and rows.stride(dim) for dim in (0, -1)):
-        return None
-    first = rows[0, ..., 0]
-    return first * (first.numel() / rows.numel())
-
-
-def _is_view(part: Tensor, of: Tensor) -> bool:
-    return part.untyped_storage().data_ptr() == of.untyped_storage().data_ptr()
+    return None if terms is None else row_of(unit, *terms, total)

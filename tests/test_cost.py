@@ -5,6 +5,7 @@ import torch
 from nets import leaky, spikes
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from snn_homeostasis import (
     ClampBounds,
@@ -32,26 +33,30 @@ BYTES = 4
 
 
 class Operations(TorchDispatchMode):
-    """Notes every operation, the bytes of what it newly allocates, and those that it reads and writes."""
+    """Notes operations, the bytes they newly allocate, and in `sizes` those they read and write."""
 
     def __init__(self) -> None:
         super().__init__()
         self.names: list[str] = []
         self.bytes = 0
         self.largest = 0
-        self.traffic = 0
+        self.sizes: list[int] = []
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         output = func(*args, **(kwargs or {}))
         name = func._schema.name.partition("::")[2]
         self.names.append(name)
         is_new = name not in VIEWS and not name.endswith("_")
-        new = [size_of(each) for each in torch.utils._pytree.tree_leaves(output) if is_new]
+        new = [size_of(each) for each in tree_leaves(output) if is_new]
         self.bytes += sum(new)
         self.largest = max([self.largest, *new])
-        if name not in VIEWS:
-            self.traffic += sum(map(size_of, torch.utils._pytree.tree_leaves((args, kwargs, output))))
+        self.sizes.append(0 if name in VIEWS else sum(map(size_of, tree_leaves((args, kwargs, output)))))
         return output
+
+    @property
+    def traffic(self) -> int:
+        """The bytes of all that is read and written."""
+        return sum(self.sizes)
 
     @property
     def computing(self) -> list[str]:
@@ -144,6 +149,24 @@ def test_a_step_without_bounds_makes_no_split(kind, param):
     assert sorted(cost.computing) == sorted(of_the_cell + over_positions + of_all_cells)
     assert cost.largest < weight / 50
     assert cost.traffic <= (1.1 * 2 if param == "weight" else 0.1) * weight
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("kind", ["linear", "conv"])
+@pytest.mark.parametrize(
+    ("bounds", "passes"),
+    [(SharpBounds(-9.0, 9.0), ["add_"]), (ClampBounds(-1.0, 1.0), ["add_", "clamp_"])],
+    ids=str,
+)
+def test_a_step_with_bounds_looks_at_the_weight_and_changes_it_in_place(kind, bounds, passes):
+    homeostasis, weight = observed(kind, bounds=bounds)
+    homeostasis.step()  # prepares
+    homeostasis.cells["1"].neuron.module(torch.rand(homeostasis.units["1"].rate.rate.shape))
+    cost = cost_of(homeostasis.step)
+    large = [name for name, size in zip(cost.names, cost.sizes, strict=True) if size >= weight]
+    assert large == ["aminmax", *passes]
+    assert len(cost.computing) <= 30
+    assert cost.largest < weight / 50
 
 
 @torch.no_grad()

@@ -19,6 +19,7 @@ from snn_homeostasis import (
     sweep,
     taps,
 )
+from snn_homeostasis.bounds import Bounds
 
 RATES = [CumulativeRate, functools.partial(ExponentialRate, 5.0), functools.partial(WindowedRate, 3)]
 
@@ -28,7 +29,7 @@ def _without_values(monkeypatch):
     """Leaves out what has to read a value: whether all is finite, and whether a factor is 1."""
     monkeypatch.setattr(homeostasis, "require_finite", lambda tensors, agree=None: None)
     monkeypatch.setattr(sweep, "is_finite", lambda tensor: True)
-    monkeypatch.setattr(PowerBounds, "_contain", lambda bounds, ends, roundings: True)
+    monkeypatch.setattr(Bounds, "_contain", lambda bounds, ends, roundings=0: True)
     monkeypatch.setattr(taps, "binary_factor", lambda factor: True)
 
 

@@ -13,15 +13,20 @@ from snn_homeostasis import (
     Cell,
     ClampBounds,
     CumulativeRate,
+    DelayedLinear,
     DenseConnection,
     ExponentialRate,
+    HomeostasisWarning,
     LinearHomeostasis,
     NonFiniteError,
     NoSpikesError,
+    PowerBounds,
+    SharpBounds,
     WaitingGraphError,
     WindowedRate,
     connect,
 )
+from snn_homeostasis.passes import Passes
 
 RATES = [CumulativeRate, functools.partial(ExponentialRate, 5.0), functools.partial(WindowedRate, 3)]
 
@@ -61,7 +66,8 @@ class Pair:
     @property
     def is_swept(self) -> bool:
         assert self.rules[1]._sweep is None
-        return self.rules[0]._sweep is not None
+        sweep = self.rules[0]._sweep
+        return sweep is not None and sweep.fits()
 
     def step(self, *args, **kwargs) -> None:
         """A few time steps and one of each rule, after which all must be equal."""
@@ -89,6 +95,70 @@ def test_it_equals_forward_and_update(rate, param, dtype):
     assert pair.is_swept
     for name, each in pair.nets[0].named_parameters():
         assert torch.equal(each, before[name]) != name.endswith(param)
+
+
+def halved(param, pos, neg):
+    return 0.5 * pos - 0.25 * neg * (param > 0)
+
+
+BOUNDS = [
+    ClampBounds(-0.05, 0.05),
+    SharpBounds(-0.05, 0.05),
+    SharpBounds(-9.0, 9.0),
+    PowerBounds(-1.0, 1.0),
+    PowerBounds(-0.05, 0.2, power=0.5, scaled=True),
+    halved,
+]
+
+
+@pytest.mark.parametrize("bounds", BOUNDS, ids=str)
+@pytest.mark.parametrize("batch", [1, 3])
+def test_it_splits_the_term_where_there_are_bounds(bounds, batch):
+    pair = Pair(bounds=bounds, plasticity=0.1)
+    targets(pair, (4, 1, 1), (), (5,))
+    for _ in range(3):
+        pair.step(batch=batch)
+    assert pair.is_swept
+
+
+def test_it_takes_cells_with_bounds_and_without():
+    pair = Pair()
+    pair.change(lambda rule, net: setattr(rule.cells["3"].updater.weight, "bounds", PowerBounds(-1.0, 1.0)))
+    pair.step()
+    pair.step()
+    assert pair.is_swept
+
+
+def test_it_keeps_what_half_precision_cannot_hold():
+    pair = Pair(plasticity=1e-4)
+    pair.change(lambda rule, net: net.bfloat16())
+    for _ in range(20):
+        pair.step()
+    assert pair.is_swept
+    for one, other in zip(*(rule.units.values() for rule in pair.rules), strict=True):
+        exact = [unit.slot.reference.tensor + unit.slot.residue for unit in (one, other)]
+        torch.testing.assert_close(*exact, rtol=0, atol=1e-6)
+
+
+def test_it_takes_delays_and_warns_of_those_that_are_stuck():
+    @torch.no_grad()
+    def show(net, rule):
+        for _ in range(12):
+            net(torch.zeros(2, 3))
+            rule.step()
+
+    nets = [nn.Sequential(DelayedLinear(3, 4, max_delay=2), leaky()) for _ in range(2)]
+    nets[1].load_state_dict(nets[0].state_dict())
+    rules = [
+        kind(0.3, 0.9, "delay").attach(net)
+        for kind, net in zip((LinearHomeostasis, Plainly), nets, strict=True)
+    ]
+    for rule, net in zip(rules, nets, strict=True):
+        with pytest.warns(HomeostasisWarning, match="at a limit") as caught:
+            show(net, rule)
+        assert len(caught) == 1
+    assert rules[0]._sweep is not None
+    torch.testing.assert_close(nets[0][0].delay, nets[1][0].delay)
 
 
 def targets(pair, *shapes):
@@ -216,9 +286,9 @@ def test_what_is_prepared_in_inference_mode_lasts():
     assert pair.is_swept
 
 
-def swept() -> tuple[nn.Sequential, LinearHomeostasis, list[torch.Tensor]]:
+def swept(**settings) -> tuple[nn.Sequential, LinearHomeostasis, list[torch.Tensor]]:
     net = a_net()
-    rule = LinearHomeostasis(0.02, 0.2).attach(net)
+    rule = LinearHomeostasis(0.02, 0.2, **settings).attach(net)
     show(net)
     rule.step()
     assert rule._sweep is not None
@@ -229,8 +299,9 @@ def same(net: nn.Module, before: list[torch.Tensor]) -> bool:
     return all(map(torch.equal, net.parameters(), before))
 
 
-def test_a_membrane_that_is_not_finite_is_named():
-    net, rule, before = swept()
+@pytest.mark.parametrize("bounds", [None, ClampBounds(-0.05, 0.05)], ids=str)
+def test_a_membrane_that_is_not_finite_is_named(bounds):
+    net, rule, before = swept(bounds=bounds)
     show(net)
     net[6].mem = torch.full((3, 5), float("nan"))
     rule.cells["6"].neuron._membrane = net[6].mem
@@ -255,6 +326,30 @@ def test_sums_too_large_for_float32_are_no_error():
     assert not same(net, before)
 
 
+@pytest.mark.parametrize("bounds", [ClampBounds(-0.05, 0.05), PowerBounds(-1.0, 1.0)], ids=str)
+def test_a_bounded_parameter_that_is_not_finite_is_named(bounds):
+    net, rule, _ = swept(bounds=bounds)
+    show(net)
+    with torch.no_grad():
+        net[2].weight[0, 0] = float("nan")
+    before = [each.detach().clone() for each in net.parameters()]
+    with pytest.raises(NonFiniteError, match="'3'"):
+        rule.step()
+    torch.testing.assert_close([*net.parameters()], before, rtol=0, atol=0, equal_nan=True)
+
+
+def test_bounds_that_cannot_work_change_nothing():
+    net, rule, before = swept()
+    rule.cells["6"].updater.weight.bounds = lambda param, pos, neg: torch.zeros(2, *param.shape)
+    with pytest.raises(ArgumentError, match="broadcasts"):
+        rule.step()
+    rule.cells["6"].updater.weight.bounds = lambda param, pos, neg: 1 / 0
+    with pytest.raises(ZeroDivisionError):
+        rule.step()
+    assert same(net, before)
+    assert not any(slot.pending for unit in rule.units.values() for slot in unit.all_slots)
+
+
 def test_a_cleared_cell_has_no_rate():
     net, rule, before = swept()
     rule.clear()
@@ -271,25 +366,26 @@ def test_a_graph_that_waits_is_respected():
     assert same(net, before)
 
 
+@pytest.mark.parametrize("bounds", [None, ClampBounds(-0.05, 0.05), PowerBounds(-1.0, 1.0)], ids=str)
 @pytest.mark.parametrize("after", [0, 1, 2])
-def test_interrupted_it_is_made_as_a_whole(monkeypatch, after):
+def test_interrupted_it_is_made_as_a_whole(monkeypatch, bounds, after):
     net, rule, before = swept()
     twin, other, _ = swept()
+    rule.cells["3"].updater.weight.bounds = other.cells["3"].updater.weight.bounds = bounds
     torch.manual_seed(1)
     show(net)
     torch.manual_seed(1)
     show(twin)
     other.step()
-    row = rule._sweep.rows[after]
-    forget, calls = row.tap.forget, []
+    made, calls = Passes.make, []
 
-    def interrupted():
-        forget()
-        if not calls:
-            calls.append(1)
+    def interrupted(passes):
+        made(passes)
+        calls.append(1)
+        if len(calls) == after + 1:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(row.tap, "forget", interrupted)
+    monkeypatch.setattr(Passes, "make", interrupted)
     with pytest.raises(KeyboardInterrupt):
         rule.step()
     assert same(net, list(twin.parameters()))
