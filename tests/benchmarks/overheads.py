@@ -9,7 +9,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from snn_homeostasis import LinearHomeostasis
+from snn_homeostasis import ClampBounds, LinearHomeostasis
 from snn_homeostasis.bounds import UpdateBounds
 
 from .models import MODELS, Model, idle, leaky, present, train
@@ -26,7 +26,19 @@ from .yardsticks import (
     rate_loss,
 )
 
-__all__ = ["BATCHES", "bounded", "compiled", "grown", "infernos", "shown", "stepped", "trained", "updated"]
+__all__ = [
+    "BATCHES",
+    "attached",
+    "bounded",
+    "compiled",
+    "grown",
+    "infernos",
+    "rounds_for",
+    "shown",
+    "stepped",
+    "trained",
+    "updated",
+]
 
 T = TypeVar("T")
 BATCHES = (1, 32, 128)
@@ -76,6 +88,9 @@ def shown(model: Model, batch: int) -> Timings:
         "once per sequence": ours(after=True),
         "floor, each step": floor(each=True),
         "each step": ours(each=True),
+        "ClampBounds, each step": with_rule(lambda net: attached(net, bounds=ClampBounds(-1.0, 1.0)))(
+            each=True
+        ),
         "bias, each step": with_rule(lambda net: attached(net, "bias"))(each=True),
         "bias of the batch, each step": with_rule(BatchBias)(),
         "naive, once per sequence": naive(after=True),

@@ -13,6 +13,7 @@ from snn_homeostasis import PowerBounds
 
 from . import overheads
 from .models import MODELS, Model
+from .parts import parts_of_a_step
 from .timing import Timings
 
 __all__ = ["TABLES", "machine"]
@@ -24,6 +25,7 @@ SHOWN = [
     "once per sequence",
     "floor, each step",
     "each step",
+    "ClampBounds, each step",
     "bias, each step",
     "bias of the batch, each step",
     "naive, once per sequence",
@@ -87,6 +89,16 @@ def update_table() -> str:
     return table(["step() over its floor, times", *found], rows)
 
 
+def parts_table() -> str:
+    found = {
+        f"{name} {batch}": parts_of_a_step(MODELS[name], batch, overheads.rounds_for(batch, most=300))
+        for name, batch in COLUMNS
+    }
+    names = next(iter(found.values()))
+    rows = [[f"{name}, µs", *(f"{1e6 * each[name]:.0f}" for each in found.values())] for name in names]
+    return table(["in step()", *found], rows)
+
+
 def bounds_table() -> str:
     bounds = {
         "none": None,
@@ -116,6 +128,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "trained": lambda: overhead_table(overheads.trained, TRAINED),
     "inferno": inferno_table,
     "update": update_table,
+    "parts": parts_table,
     "bounds": bounds_table,
     "compiled": compiled_table,
 }

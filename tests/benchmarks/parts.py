@@ -1,0 +1,76 @@
+"""Where the time of a step goes: its parts, each timed where it runs."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from unittest.mock import patch
+
+import torch
+
+from snn_homeostasis import rows, sweep
+
+from .models import Model
+from .overheads import attached
+
+__all__ = ["PARTS", "parts_of_a_step"]
+
+PARTS: dict[str, tuple[object, str]] = {
+    "does it still fit": (rows.Row, "fits"),
+    "sums of rates": (rows.DirectRow, "sum"),
+    "sums of membranes": (rows.DirectRow, "look"),
+    "the rule": (sweep.Sweep, "_weigh_direct"),
+    "is all finite": (sweep, "is_finite"),
+    "additions": (rows.DirectRow, "make"),
+}
+TOTAL = "step()"
+WARM_UP = 3
+
+
+class Stopwatch:
+    """Adds up the seconds of some functions."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    def timed(self, name: str, function: Callable[..., object]) -> Callable[..., object]:
+        """The function, whose seconds are added to those of its name."""
+
+        def call(*args: object) -> object:
+            start = time.perf_counter()
+            result = function(*args)
+            self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
+            return result
+
+        return call
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Times the parts of all steps inside the ``with`` block."""
+        with ExitStack() as stack:
+            for name, (owner, attribute) in PARTS.items():
+                timed = self.timed(name, getattr(owner, attribute))
+                stack.enter_context(patch.object(owner, attribute, timed))
+            yield
+
+
+@torch.no_grad()
+def parts_of_a_step(model: Model, batch: int, rounds: int = 300) -> dict[str, float]:
+    """Median seconds of each part of a ``step()`` right after a step of the net, and of it all.
+
+    What is looked up beside them, and the stopwatch, is in the total alone.
+    """
+    net, x = model.new(), model.inputs(batch, steps=1)[0]
+    step = attached(net).step
+    found: list[dict[str, float]] = []
+    watch = Stopwatch()
+    timed = watch.timed(TOTAL, step)
+    with watch.running():
+        for _ in range(WARM_UP + rounds):
+            net(x)
+            watch.seconds = {}
+            timed()
+            found.append(watch.seconds)
+    return {name: statistics.median(each[name] for each in found[WARM_UP:]) for name in (*PARTS, TOTAL)}
