@@ -93,7 +93,8 @@ class Bounds(ABC):
 
     def _contain(self, ends: Tensor, roundings: int = 0) -> bool:
         """Whether the smallest and the largest value of a parameter are inside, up to some roundings."""
-        slack = roundings * torch.finfo(ends.dtype).eps * max(abs(self.min or 0.0), abs(self.max or 0.0))
+        limits = [abs(limit) for limit in (self.min, self.max) if limit is not None and math.isfinite(limit)]
+        slack = roundings * torch.finfo(ends.dtype).eps * max(limits, default=0.0)
         low, high = ends.tolist()
         return (self.min is None or low >= self.min - slack) and (
             self.max is None or high <= self.max + slack
@@ -215,13 +216,14 @@ class SharpBounds(Bounds):
     def __call__(self, param: Tensor, pos: Tensor, neg: Tensor, /) -> Tensor:
         # compared in place, since to multiply booleans takes ten times as long
         if self.max is not None:
-            pos = (self.max - param).ge_(0.0).mul_(pos)
+            pos = (self.max - param).ge_(0.0) * pos
         if self.min is not None:
-            neg = (param - self.min).ge_(0.0).mul_(neg)
+            neg = (param - self.min).ge_(0.0) * neg
         return pos - neg
 
     def passes(self, param: Tensor, ends: Tensor, pos: Tensor, neg: Tensor) -> list[Pass] | None:
-        if self._contain(ends):
+        # elsewhere the device would have to be waited for
+        if ends.device.type == "cpu" and self._contain(ends):
             return [partial(param.add_, pos - neg)]
         return blockwise(adding(self), param, pos, neg)
 

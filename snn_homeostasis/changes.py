@@ -260,4 +260,6 @@ def _totals(slots: Sequence[Slot]) -> tuple[Tensor, Tensor]:
 
 def _total(parts: Iterable[Tensor | None], leaf: Tensor) -> Tensor:
     present = [part.to(leaf.device) for part in parts if part is not None]
-    return sum(present[1:], present[0]) if present else torch.zeros((), dtype=leaf.dtype, device=leaf.device)
+    if present:
+        return sum(present[1:], present[0])
+    return torch.zeros((), dtype=torch.promote_types(leaf.dtype, torch.float32), device=leaf.device)

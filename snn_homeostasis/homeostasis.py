@@ -80,10 +80,11 @@ class Homeostasis(NoCopy, nn.Module, ABC):
         """
 
     def affine(self, state: CellState, target: Target) -> tuple[float, Target] | None:
-        """The rule once more, if ``pos - neg`` of `parts` is the mean of ``offset + slope * rate``.
+        """The rule once more, if all it does is to split a term ``offset + slope * rate``.
 
-        It saves the split where there are no bounds. A subclass with another `parts` and no
-        `affine` of its own does without.
+        That is, if `parts` gives the term's mean over the positions that share a parameter, split by
+        its sign, each part as the mean over samples. A `step` takes less time then. A subclass with
+        another `parts` and no `affine` of its own does without.
 
         Args:
             state: the cell's settings.
@@ -319,18 +320,23 @@ class Homeostasis(NoCopy, nn.Module, ABC):
     def _swept(self) -> bool:
         """Makes a step in one sweep; false if that is not possible, and nothing was changed.
 
-        Errors are left to `forward` and `update`, which know all that is wrong.
+        Errors are left to `forward` and `update`, which know all that is wrong, but for those of bounds.
         """
         is_hooked = any(hooks for hooks in (self._forward_hooks, self._forward_pre_hooks, *GLOBAL_HOOKS))
         if is_hooked or not vars(self).keys().isdisjoint(("forward", "update", "parts", "affine")):
             return False
         try:
-            if self._sweep is not None and self._sweep.fits():
-                return self._sweep.run()
-            self._sweep = self._new_sweep()
-            return self._sweep is not None and self._sweep.fits() and self._sweep.run()
+            sweep = self._fitting_sweep()
         except HomeostasisError:
             return False
+        return sweep is not None and sweep.run()
+
+    def _fitting_sweep(self) -> Sweep | None:
+        if self._sweep is None or not self._sweep.fits():
+            self._sweep = self._new_sweep()
+            if self._sweep is not None and not self._sweep.fits():
+                self._sweep = None
+        return self._sweep
 
     def _new_sweep(self) -> Sweep | None:
         own = type(self)

@@ -19,9 +19,7 @@ from .shortcuts import is_current
 from .slots import broadcasts
 from .units import Unit
 
-__all__ = ["WATCHED", "DirectRow", "Row", "SplitRow", "row_of"]
-
-WATCHED = 2  # the membrane, and what becomes of a parameter
+__all__ = ["DirectRow", "Row", "SplitRow", "row_of"]
 
 
 class Row(ABC):
@@ -34,7 +32,7 @@ class Row(ABC):
         total: the rate but for a number, as `RateEstimator.scaled` gives it; held until the next step.
 
     Attributes:
-        watch: its part of the buffer that has to be finite, for what is watched.
+        watch: its entry for the membrane in the buffer that has to be finite.
         scale: the number.
         is_laid: whether what it is told is only laid out, and not changed, by the views of its layer.
     """
@@ -95,7 +93,7 @@ class Row(ABC):
         """Puts into the buffer what is finite if the membrane is; false if a graph waits."""
         membrane, graph = self.tap.membrane, self.tap.graph
         if membrane is not None:
-            torch.sum(membrane, tuple(range(membrane.ndim)), dtype=torch.float32, out=self.watch[0])
+            torch.sum(membrane, tuple(range(membrane.ndim)), dtype=torch.float32, out=self.watch)
         return graph is None or not is_needed_by(self.leaf, graph)
 
     def release(self) -> None:
@@ -107,8 +105,8 @@ class Row(ABC):
         """Whether what the rule gives may still go to the parameter in this way."""
 
     @abstractmethod
-    def _is_summed_twice(self, rows: Tensor) -> bool:
-        """Whether positions are summed before samples are."""
+    def _sums_positions_first(self, rows: Tensor) -> bool:
+        """Whether sums over positions are needed before those over samples."""
 
     def _lay(self, part: Tensor) -> Tensor:
         """A part of the buffer as the parameter needs it."""
@@ -120,8 +118,8 @@ class Row(ABC):
     def _take(self, total: Tensor) -> bool:
         """Looks at another total; false unless the receptive view only lays it out in another shape."""
         rows = self.unit.cell.connection.postsyn_receptive(total)
-        self.total, self.rows = total, rows
-        self.of_samples = zeros_for(rows[..., :1]) if self._is_summed_twice(rows) else None
+        self.of_samples = zeros_for(rows[..., :1]) if self._sums_positions_first(rows) else None
+        self.rows, self.total = rows, total  # last, since `fits` takes it for all of this
         return _is_view(rows, total) and rows.numel() == total.numel()
 
     def _summed_positions(self) -> Tensor:
@@ -160,7 +158,7 @@ class DirectRow(Row):
     def _is_open(self) -> bool:
         return self.slot.is_free
 
-    def _is_summed_twice(self, rows: Tensor) -> bool:
+    def _sums_positions_first(self, rows: Tensor) -> bool:
         # over both at once, or over samples first, takes twice as long
         return len(rows) > 1 and rows.shape[-1] > 1
 
@@ -178,27 +176,29 @@ class SplitRow(Row):
         self.pos, self.neg = pos.view(self.slope.shape), neg.view(self.slope.shape)
         self.laid = self._lay(pos), self._lay(neg)
         # the mean over samples is taken of the terms, which are summed then
-        self.base = torch.full((), self.offset / self.shape[0], device=self.device)
-        self.terms, self.side = (self.slope.new_zeros(self.shape[0], *self.slope.shape) for _ in range(2))
+        self.base = torch.full((), self.offset / self.shape[0], dtype=torch.float32, device=self.device)
+        self.exact = torch.promote_types(self.dtype, torch.float32)
 
     def sum(self) -> None:
         sums = self._summed_positions()[..., 0]
-        torch.addcmul(self.base, sums, self.slope, value=self.scale, out=self.terms)
-        torch.sum(torch.clamp_min(self.terms, 0.0, out=self.side), 0, out=self.pos)
-        torch.sum(torch.clamp_max(self.terms, 0.0, out=self.side), 0, out=self.neg)
+        terms = torch.addcmul(self.base, sums, self.slope, value=self.scale)
+        torch.sum(terms.clamp_min(0.0), 0, dtype=torch.float32, out=self.pos)
+        torch.sum(terms.clamp_max_(0.0), 0, dtype=torch.float32, out=self.neg)
         self.neg.abs_()
 
     def change(self) -> Change:
-        """What the two parts make of the parameter."""
-        change = change_of([self.slot], *self.laid)
-        dims = tuple(range(change.outcome.ndim))
-        torch.sum(change.outcome, dims, dtype=torch.float32, out=self.watch[1])
-        return change
+        """What the two parts make of the parameter.
+
+        Raises:
+            ArgumentError: if a bound returns a wrong shape.
+        """
+        pos, neg = (part.to(self.exact, copy=True) for part in self.laid)  # a bound may keep them
+        return change_of([self.slot], pos, neg)
 
     def _is_open(self) -> bool:
         return not self.slot.ledger.is_open
 
-    def _is_summed_twice(self, rows: Tensor) -> bool:
+    def _sums_positions_first(self, rows: Tensor) -> bool:
         return rows.shape[-1] > 1
 
 

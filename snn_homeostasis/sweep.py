@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from .changes import make_all, warn_stuck
-from .checks import is_finite
-from .rows import WATCHED, DirectRow, SplitRow, row_of
+from .checks import is_finite, require_finite
+from .rows import DirectRow, SplitRow, row_of
 from .settings import CellState, Target
 from .units import Unit
 
@@ -44,9 +44,9 @@ class Sweep:
         self.split = [row for row in rows if isinstance(row, SplitRow)]
         ordered = [*self.direct, *self.split]
         sizes, device = [row.size for row in ordered], rows[0].device
-        self.outcome = torch.zeros(sum(sizes) + WATCHED * len(rows), device=device)
-        *places, watch = torch.split(self.outcome, [*sizes, WATCHED * len(rows)])
-        for row, each in zip(ordered, torch.split(watch, WATCHED), strict=True):
+        self.outcome = torch.zeros(sum(sizes) + len(rows), dtype=torch.float32, device=device)
+        *places, watch = torch.split(self.outcome, [*sizes, len(rows)])
+        for row, each in zip(ordered, watch.unbind(), strict=True):
             row.watch = each
         self._place_direct()
         for row, place in zip(self.split, places[len(self.direct) :], strict=True):
@@ -82,10 +82,11 @@ class Sweep:
             row.release()
 
     def run(self) -> bool:
-        """Makes the step; false if something is wrong, and nothing was changed.
+        """Makes the step; false if rates or membranes are wrong, or graphs wait. Nothing was changed then.
 
         Raises:
-            HomeostasisError: for bounds that cannot work. Nothing was changed.
+            NonFiniteError: if what becomes of a bounded parameter is not finite.
+            ArgumentError: if a bound returns a wrong shape. Nothing was changed.
         """
         if torch.is_grad_enabled():  # to enter a context takes as long as an operation
             with torch.no_grad():
@@ -100,9 +101,10 @@ class Sweep:
             if not row.look():
                 return False
         self._weigh_direct()
-        changes = {row.unit.name: row.change() for row in self.split}
         if not is_finite(self.outcome):
             return False
+        changes = {row.unit.name: row.change() for row in self.split}
+        require_finite([(name, "update", change.outcome) for name, change in changes.items()])
         make_all([*self.direct, *changes.values()])
         for row in rows:
             row.tap.forget()
@@ -112,9 +114,9 @@ class Sweep:
     def _place_direct(self) -> None:
         if not self.direct:
             return
-        sizes, device = [row.size for row in self.direct], self.outcome.device
-        offset = torch.cat([torch.full((row.size,), row.offset) for row in self.direct]).to(device)
+        sizes = [row.size for row in self.direct]
         slope = torch.cat([row.slope.flatten() for row in self.direct])
+        offset = torch.cat([torch.full_like(row.slope.flatten(), row.offset) for row in self.direct])
         self._whole = (offset, torch.zeros_like(slope), slope, self.outcome[: len(slope)])
         self._parts = list(zip(*(torch.split(each, sizes) for each in self._whole), strict=True))
         for row, (_, sums, _, change) in zip(self.direct, self._parts, strict=True):

@@ -278,3 +278,34 @@ def test_what_was_put_outside_after_an_update_is_not_drawn_in_by_the_wrong_part(
         puppet.cell.updater.weight = torch.tensor(0.5), None
         puppet.cell.updater()
         assert puppet.weight == [expected]
+
+
+def test_a_part_that_is_missing_is_as_exact_as_the_other():
+    puppet = Puppet(value=0.5)
+    puppet.layer.half()
+    seen = []
+
+    def noting(param, pos, neg):
+        seen.extend([pos.dtype, neg.dtype])
+        return pos - neg
+
+    puppet.cell.updater.weight.bounds = noting
+    puppet.cell.updater.weight = torch.tensor(0.25), None
+    puppet.cell.updater()
+    assert seen == [torch.float32, torch.float32]
+
+
+@pytest.mark.parametrize("limit", [math.inf, 9.0])
+def test_sharp_bounds_are_no_bounds_while_all_is_inside(limit):
+    layer = nn.Linear(30, 20)
+    param, before = layer.weight.detach(), layer.weight.detach().clone()
+    pos, neg = torch.full((20, 1), 0.25), torch.zeros(20, 1)
+    passes = SharpBounds(-9.0, limit).passes(param, torch.stack(param.aminmax()), pos, neg)
+    assert len(passes) == 1
+    passes[0]()
+    assert torch.equal(param, before + 0.25)
+
+
+def test_sharp_bounds_take_what_broadcasts():
+    delta = SharpBounds(max=1)(torch.tensor([0, 2]), torch.tensor([[0.5], [0.25]]), torch.tensor(0.0))
+    assert delta.tolist() == [[0.5, 0.0], [0.25, 0.0]]

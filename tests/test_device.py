@@ -27,7 +27,8 @@ RATES = [CumulativeRate, functools.partial(ExponentialRate, 5.0), functools.part
 @pytest.fixture
 def _without_values(monkeypatch):
     """Leaves out what has to read a value: whether all is finite, and whether a factor is 1."""
-    monkeypatch.setattr(homeostasis, "require_finite", lambda tensors, agree=None: None)
+    for module in (homeostasis, sweep):
+        monkeypatch.setattr(module, "require_finite", lambda tensors, agree=None: None)
     monkeypatch.setattr(sweep, "is_finite", lambda tensor: True)
     monkeypatch.setattr(Bounds, "_contain", lambda bounds, ends, roundings=0: True)
     monkeypatch.setattr(taps, "binary_factor", lambda factor: True)

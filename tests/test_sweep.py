@@ -25,6 +25,7 @@ from snn_homeostasis import (
     WaitingGraphError,
     WindowedRate,
     connect,
+    rows,
 )
 from snn_homeostasis.passes import Passes
 
@@ -75,6 +76,9 @@ class Pair:
             torch.manual_seed(1)
             show(net, **kwargs)
             rule.step(*args)
+        self.compare()
+
+    def compare(self) -> None:
         for one, other in zip(*(net.parameters() for net in self.nets), strict=True):
             torch.testing.assert_close(one, other, rtol=0, atol=2e-6)
 
@@ -348,6 +352,110 @@ def test_bounds_that_cannot_work_change_nothing():
         rule.step()
     assert same(net, before)
     assert not any(slot.pending for unit in rule.units.values() for slot in unit.all_slots)
+
+
+@pytest.mark.parametrize("bounds", [None, SharpBounds(-0.05, 0.05)], ids=str)
+def test_it_is_made_whatever_the_default_dtype(bounds):
+    pair = Pair(bounds=bounds)
+    torch.set_default_dtype(torch.float64)
+    try:
+        pair.step()
+        pair.step()
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert pair.is_swept
+
+
+class Kept:
+    """A bound that keeps what it is given."""
+
+    def __init__(self) -> None:
+        self.parts: list[torch.Tensor] = []
+
+    def __call__(self, param, pos, neg):
+        self.parts += [pos, neg]
+        return pos - neg
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
+def test_a_bound_is_given_the_same_parts_and_may_keep_them(dtype):
+    pair = Pair()
+    pair.change(lambda rule, net: net.to(dtype))
+    kept = [Kept(), Kept()]
+    for rule, bounds in zip(pair.rules, kept, strict=True):
+        rule.cells["3"].updater.weight.bounds = bounds
+    before = []
+    for _ in range(2):
+        pair.step()
+        before += [part.clone() for part in kept[0].parts[-2:]]
+    assert pair.is_swept
+    torch.testing.assert_close(kept[0].parts, kept[1].parts)
+    torch.testing.assert_close(kept[0].parts, before, rtol=0, atol=0)
+
+
+def test_bounds_are_asked_only_if_rates_and_membranes_are_finite():
+    net, rule, before = swept()
+    rule.cells["3"].updater.weight.bounds = lambda param, pos, neg: 1 / 0
+    show(net)
+    rule.units["6"].rate.count.fill_(float("nan"))
+    with pytest.raises(NonFiniteError, match="'6'"):
+        rule.step()
+    assert same(net, before)
+
+
+def test_a_bound_is_asked_once_also_if_it_fails():
+    net, rule, before = swept()
+    calls = []
+    rule.cells["3"].updater.weight.bounds = lambda param, pos, neg: calls.append(1) or pos * float("inf")
+    show(net)
+    with pytest.raises(NonFiniteError, match="'3' \\(update\\)"):
+        rule.step()
+    assert calls == [1]
+    assert same(net, before)
+
+
+def test_a_bound_may_return_a_sparse_delta():
+    pair = Pair()
+
+    def sparse(param, pos, neg):
+        return ((pos - neg) * (param > 0)).to_sparse()
+
+    pair.change(lambda rule, net: setattr(rule.cells["6"].updater.weight, "bounds", sparse))
+    pair.step()
+    assert pair.is_swept
+
+
+def test_a_failure_while_it_is_prepared_anew_leaves_nothing_half_done(monkeypatch):
+    pair = Pair(bounds=ClampBounds(-0.05, 0.05))
+    pair.step()
+    pair.step()
+    for rule, net in zip(pair.rules, pair.nets, strict=True):
+        rule.clear()
+        torch.manual_seed(2)
+        show(net)
+
+    def no_memory(*_):
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr(rows, "zeros_for", no_memory)
+    with pytest.raises(torch.OutOfMemoryError):
+        pair.rules[0].step()
+    monkeypatch.undo()
+    pair.change(lambda rule, net: rule.step())
+    pair.compare()
+
+
+def test_nothing_of_the_size_of_the_rates_is_kept():
+    net = nn.Sequential(nn.Linear(3, 50), leaky())
+    rule = LinearHomeostasis(0.02, 0.2, bounds=ClampBounds(-1.0, 1.0)).attach(net)
+    with torch.no_grad():
+        net(spikes(40, 3))
+    rule.step()
+    (row,) = rule._sweep.rows
+    storages = [each.untyped_storage() for each in vars(row).values() if isinstance(each, torch.Tensor)]
+    held = {storage.data_ptr(): storage.nbytes() for storage in storages}
+    del held[rule.units["1"].rate.count.untyped_storage().data_ptr()]
+    assert sum(held.values()) < 4 * 50 * 10
 
 
 def test_a_cleared_cell_has_no_rate():
