@@ -130,7 +130,11 @@ class Row(ABC):
 
 
 class DirectRow(Row):
-    """A cell whose change is added as it is, so that the mean over all that is summed is enough."""
+    """A cell whose change is added as it is, so that the mean over all that is summed is enough.
+
+    Attributes:
+        passes: the addition.
+    """
 
     sums: Tensor
     passes: Passes
@@ -150,10 +154,6 @@ class DirectRow(Row):
     def look(self) -> bool:
         self.passes.renew()
         return super().look()
-
-    def make(self) -> None:
-        """Changes the parameter; does not do so again if called again."""
-        self.passes.make()
 
     def _is_open(self) -> bool:
         return self.slot.is_free

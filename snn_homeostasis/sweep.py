@@ -15,8 +15,9 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from .changes import make_all, warn_stuck
+from .changes import Change, make_all, warn_stuck
 from .checks import is_finite, require_finite
+from .passes import Passes
 from .rows import DirectRow, SplitRow, row_of
 from .settings import CellState, Target
 from .units import Unit
@@ -103,15 +104,22 @@ class Sweep:
         self._weigh_direct()
         if not is_finite(self.outcome):
             return False
-        changes = {row.unit.name: row.change() for row in self.split}
-        require_finite([(name, "update", change.outcome) for name, change in changes.items()])
-        make_all([*self.direct, *changes.values()])
+        changes = self._changes() if self.split else {}  # a call that finds nothing to do costs as well
+        make_all([*self._passes, *changes.values()])
         for row in rows:
             row.tap.forget()
-        warn_stuck({f"cell {name!r}": change for name, change in changes.items()})
+        if changes:
+            warn_stuck({f"cell {name!r}": change for name, change in changes.items()})
         return True
 
+    def _changes(self) -> dict[str, Change]:
+        """What becomes of the parameters that need both parts, by cell."""
+        changes = {row.unit.name: row.change() for row in self.split}
+        require_finite([(name, "update", change.outcome) for name, change in changes.items()])
+        return changes
+
     def _place_direct(self) -> None:
+        self._passes: list[Passes] = []
         if not self.direct:
             return
         sizes = [row.size for row in self.direct]
@@ -121,6 +129,7 @@ class Sweep:
         self._parts = list(zip(*(torch.split(each, sizes) for each in self._whole), strict=True))
         for row, (_, sums, _, change) in zip(self.direct, self._parts, strict=True):
             row.place(sums, change)
+            self._passes.append(row.passes)
 
     def _weigh_direct(self) -> None:
         direct = self.direct

@@ -10,7 +10,7 @@ from unittest.mock import patch
 
 import torch
 
-from snn_homeostasis import rows, sweep
+from snn_homeostasis import passes, rows, sweep
 
 from .models import Model
 from .overheads import attached
@@ -23,7 +23,7 @@ PARTS: dict[str, tuple[object, str]] = {
     "sums of membranes": (rows.DirectRow, "look"),
     "the rule": (sweep.Sweep, "_weigh_direct"),
     "is all finite": (sweep, "is_finite"),
-    "additions": (rows.DirectRow, "make"),
+    "additions": (passes.Passes, "make"),
 }
 TOTAL = "step()"
 WARM_UP = 3
