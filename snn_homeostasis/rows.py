@@ -87,7 +87,7 @@ class Row(ABC):
 
     @abstractmethod
     def sum(self) -> None:
-        """Sums the rate, as far as it can be done before the rule."""
+        """Sums the rate; where the rule has to be applied to each sample, applies it first."""
 
     def look(self) -> bool:
         """Puts into the buffer what is finite if the membrane is; false if a graph waits."""

@@ -40,14 +40,13 @@ class Sweep:
 
     @torch.inference_mode(False)
     def __init__(self, rows: Sequence[DirectRow | SplitRow]) -> None:
-        self.rows = rows
         self.direct = [row for row in rows if isinstance(row, DirectRow)]
         self.split = [row for row in rows if isinstance(row, SplitRow)]
-        ordered = [*self.direct, *self.split]
-        sizes, device = [row.size for row in ordered], rows[0].device
+        self.rows = [*self.direct, *self.split]  # in the order of their places
+        sizes, device = [row.size for row in self.rows], rows[0].device
         self.outcome = torch.zeros(sum(sizes) + len(rows), dtype=torch.float32, device=device)
         *places, watch = torch.split(self.outcome, [*sizes, len(rows)])
-        for row, each in zip(ordered, watch.unbind(), strict=True):
+        for row, each in zip(self.rows, watch.unbind(), strict=True):
             row.watch = each
         self._place_direct()
         for row, place in zip(self.split, places[len(self.direct) :], strict=True):

@@ -13,9 +13,9 @@ import torch
 from snn_homeostasis import passes, rows, sweep
 
 from .models import Model
-from .overheads import attached
+from .overheads import attached, rounds_for
 
-__all__ = ["PARTS", "parts_of_a_step"]
+__all__ = ["parts_of_a_step"]
 
 PARTS: dict[str, tuple[object, str]] = {
     "does it still fit": (rows.Row, "fits"),
@@ -57,7 +57,7 @@ class Stopwatch:
 
 
 @torch.no_grad()
-def parts_of_a_step(model: Model, batch: int, rounds: int = 300) -> dict[str, float]:
+def parts_of_a_step(model: Model, batch: int) -> dict[str, float]:
     """Median seconds of each part of a ``step()`` right after a step of the net, and of it all.
 
     What is looked up beside them, and the stopwatch, is in the total alone.
@@ -68,7 +68,7 @@ def parts_of_a_step(model: Model, batch: int, rounds: int = 300) -> dict[str, fl
     watch = Stopwatch()
     timed = watch.timed(TOTAL, step)
     with watch.running():
-        for _ in range(WARM_UP + rounds):
+        for _ in range(WARM_UP + rounds_for(batch, most=300)):
             net(x)
             watch.seconds = {}
             timed()

@@ -6,6 +6,7 @@ import os
 import platform
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 
@@ -32,6 +33,7 @@ SHOWN = [
     "naive, each step",
 ]
 TRAINED = ["once per sequence", "rate loss", "l1_rate_sparsity"]
+T = TypeVar("T")
 COLUMNS = [(name, batch) for name in MODELS for batch in overheads.BATCHES]
 
 
@@ -59,13 +61,20 @@ def times(timings: Timings, name: str, other: str | None = None) -> str:
     return "void" if timings.is_void else f"{timings.ratio(name, other):.2f}"
 
 
+def by_column(
+    measure: Callable[[Model, int], T], columns: Sequence[tuple[str, int]] = COLUMNS
+) -> dict[str, T]:
+    """What is measured of each model and batch, by the head of its column."""
+    return {f"{name} {batch}": measure(MODELS[name], batch) for name, batch in columns}
+
+
 def overhead_table(measure: Callable[[Model, int], Timings], names: Sequence[str]) -> str:
     """Per cent over the plain net; one column for each model and batch."""
-    found = {column: measure(MODELS[column[0]], column[1]) for column in COLUMNS}
+    found = by_column(measure)
     rows = [["plain, ms", *(f"{1e3 * each.median(each.base):.1f}" for each in found.values())]]
     rows.append(["control, %", *(f"{100 * each.control:+.1f}" for each in found.values())])
     rows += [[f"{name}, %", *(percent(each, name) for each in found.values())] for name in names]
-    return table(["over the plain net", *(f"{name} {batch}" for name, batch in COLUMNS)], rows)
+    return table(["over the plain net", *found], rows)
 
 
 def inferno_table() -> str:
@@ -81,7 +90,7 @@ def inferno_table() -> str:
 
 
 def update_table() -> str:
-    found = {f"{name} {batch}": overheads.updated(MODELS[name], batch) for name, batch in COLUMNS}
+    found = by_column(overheads.updated)
     found["4096 × 4096"] = overheads.stepped(4096)
     rows = [["floor, µs", *(f"{1e6 * each.median('floor'):.0f}" for each in found.values())]]
     rows.append(["control", *(f"{1 + each.control:.2f}" for each in found.values())])
@@ -90,10 +99,7 @@ def update_table() -> str:
 
 
 def parts_table() -> str:
-    found = {
-        f"{name} {batch}": parts_of_a_step(MODELS[name], batch, overheads.rounds_for(batch, most=300))
-        for name, batch in COLUMNS
-    }
+    found = by_column(parts_of_a_step)
     names = next(iter(found.values()))
     rows = [[f"{name}, µs", *(f"{1e6 * each[name]:.0f}" for each in found.values())] for name in names]
     return table(["in step()", *found], rows)
@@ -111,7 +117,7 @@ def bounds_table() -> str:
 
 
 def compiled_table() -> str:
-    found = {f"{name} {batch}": overheads.compiled(MODELS[name], batch) for name, batch in COLUMNS[:2]}
+    found = by_column(overheads.compiled, COLUMNS[:2])
     rows = [["control, %", *(f"{100 * each.control:+.1f}" for each in found.values())]]
     rows.append(["eager, added ms", *(f"{1e3 * each.added('eager'):.2f}" for each in found.values())])
     rows.append(
