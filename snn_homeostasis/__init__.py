@@ -12,11 +12,9 @@ The way of a spike: `neurons` (what a neuron returns) → `taps` (the hook) → 
 estimate) → `rules` (what to change) → `updates` (the slots) → `bounds` → the parameter.
 """
 
-from .bounds import Bounds, ClampBounds, PowerBounds, SharpBounds
-from .cells import Cell
-from .connections import ChannelConnection, Connection, DenseConnection, OneToOneConnection, connect
-from .delayed_layer import DelayedLayer
-from .delays import DelayedConv2d, DelayedLinear
+from .cells.cell import Cell
+from .delays.base import DelayedLayer
+from .delays.layers import DelayedConv2d, DelayedLinear
 from .discovery import FoundCell, find_cells
 from .errors import (
     ArgumentError,
@@ -31,11 +29,13 @@ from .errors import (
     UnsupportedNeuronError,
     WaitingGraphError,
 )
-from .estimator import RateEstimator
 from .homeostasis import Homeostasis
-from .neurons import one_step, spikes_of
-from .rates import CumulativeRate, ExponentialRate, WindowedRate
-from .rules import LinearHomeostasis
+from .layers.connections import ChannelConnection, Connection, DenseConnection, OneToOneConnection, connect
+from .observe.estimator import RateEstimator
+from .observe.neurons import one_step, spikes_of
+from .observe.rates import CumulativeRate, ExponentialRate, WindowedRate
+from .rules.linear import LinearHomeostasis
+from .updates.bounds import Bounds, ClampBounds, PowerBounds, SharpBounds
 
 __all__ = [
     "ArgumentError",

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from .errors import ArgumentError, HomeostasisWarning, NonFiniteError
-from .sharded import is_sharded, local
+from .layers.sharded import is_sharded, local
 
 __all__ = ["Agreement", "is_finite", "require", "require_finite", "warn"]
 

@@ -12,22 +12,22 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as modules
 
-from .cells import Cell
-from .changes import changes_of, make_all, warn_stuck
+from .cells.cell import Cell
+from .cells.registry import key_of, owners_of, require_new, select, set_bounds
+from .cells.settings import CellState, Settings, Target, check_target
+from .cells.unit import Unit, require_no_waiting_graph
 from .checks import require_finite
 from .discovery import Choice, announce, build_cells, find_cells
-from .distributed import Processes
+from .distributed.groups import AUTO, Group, Team
+from .distributed.reduction import Processes
 from .errors import HomeostasisError, NonFiniteError, NoSpikesError, WaitingGraphError
 from .following import Release, at_end, step_after
-from .ledger import Parts
-from .registry import key_of, owners_of, require_new, select, set_bounds
-from .settings import CellState, Settings, Target, check_target
-from .shortcuts import is_current
-from .slots import unchanged_on_error
+from .observe.shortcuts import is_current
+from .rules.sweep import Sweep
 from .state import NoCopy
-from .sweep import Sweep
-from .teams import AUTO, Group, Team
-from .units import Unit, require_no_waiting_graph
+from .updates.changes import changes_of, make_all, warn_stuck
+from .updates.ledger import Parts
+from .updates.slots import unchanged_on_error
 
 __all__ = ["Homeostasis"]
 

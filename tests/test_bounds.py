@@ -17,7 +17,7 @@ from snn_homeostasis import (
     PowerBounds,
     SharpBounds,
 )
-from snn_homeostasis.passes import Passes
+from snn_homeostasis.updates.passes import Passes
 
 BOUNDS = {
     "scaled multiplicative": PowerBounds(-1.0, 2.0, scaled=True),

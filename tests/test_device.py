@@ -19,7 +19,7 @@ from snn_homeostasis import (
     sweep,
     taps,
 )
-from snn_homeostasis.bounds import Bounds
+from snn_homeostasis.updates.bounds import Bounds
 
 RATES = [CumulativeRate, functools.partial(ExponentialRate, 5.0), functools.partial(WindowedRate, 3)]
 

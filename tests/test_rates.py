@@ -11,9 +11,9 @@ import snntorch as snn
 import torch
 
 from snn_homeostasis import ArgumentError, CumulativeRate, ExponentialRate, NoSpikesError, WindowedRate
-from snn_homeostasis.estimator import RateEstimator
-from snn_homeostasis.shortcuts import is_current
-from snn_homeostasis.taps import SpikeTap
+from snn_homeostasis.observe.estimator import RateEstimator
+from snn_homeostasis.observe.hook import SpikeTap
+from snn_homeostasis.observe.shortcuts import is_current
 
 
 class FoldingRate(CumulativeRate):

@@ -27,7 +27,7 @@ from snn_homeostasis import (
     connect,
     rows,
 )
-from snn_homeostasis.passes import Passes
+from snn_homeostasis.updates.passes import Passes
 
 RATES = [CumulativeRate, functools.partial(ExponentialRate, 5.0), functools.partial(WindowedRate, 3)]
 

@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 import snntorch as snn
 import torch
+from models import STEPS, ZOO, Loop, leaky
+from models.branching import Inhibited, Residual
+from models.dense import Blocks, ExplicitMembranes, quickstart
+from models.normalised import GroupNorm, NormAlone, NormPerStep
+from models.refused import OneNeuronForTwoLayers
+from models.registry import images, one_step, steps
 from snntorch import utils
 from torch import nn
-from zoo import STEPS, ZOO, Loop, leaky
-from zoo.animals import images, one_step, steps
-from zoo.branching import Inhibited, Residual
-from zoo.dense import Blocks, ExplicitMembranes, quickstart
-from zoo.normalised import GroupNorm, NormAlone, NormPerStep
-from zoo.unknown import OneNeuronForTwoLayers
 
 from snn_homeostasis import (
     ArgumentError,

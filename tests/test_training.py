@@ -13,8 +13,8 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from snn_homeostasis import Cell, ClampBounds, LinearHomeostasis, WaitingGraphError
-from snn_homeostasis import units as units_module
-from snn_homeostasis.graphs import is_needed_by
+from snn_homeostasis.cells import unit as units_module
+from snn_homeostasis.updates.graphs import is_needed_by
 
 OPTIMIZERS = {
     "sgd": lambda params: torch.optim.SGD(params, 0.05, momentum=0.9, weight_decay=1e-2),

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..connections import Connection
+from ..layers.connections import Connection
 from .marks import Source
 
 __all__ = ["Alignment", "align"]

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from torch import nn
 
-from ..cells import Cell
+from ..cells.cell import Cell
 from ..checks import require, warn
 from ..errors import HomeostasisError
 from .finding import FoundCell

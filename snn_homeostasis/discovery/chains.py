@@ -19,8 +19,8 @@ from torch.nn.modules.pooling import (
     _MaxPoolNd,
 )
 
-from ..connections import is_layer
-from ..neurons import is_neuron
+from ..layers.connections import is_layer
+from ..observe.neurons import is_neuron
 from .links import Link, inner_links, join, title
 
 __all__ = ["NORMS", "chain_links"]

@@ -9,10 +9,10 @@ from typing import Any
 
 from torch import nn
 
-from ..cells import Cell
+from ..cells.cell import Cell
 from ..checks import warn
-from ..connections import is_layer
 from ..errors import UnpairedNeuronError
+from ..layers.connections import is_layer
 from .chains import chain_links
 from .links import Choice, Link, chosen, listed, paired, title, told_apart
 from .tracing import traced_links

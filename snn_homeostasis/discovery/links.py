@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 from torch import nn
 
 from ..checks import require
-from ..inner import inner_layers
-from ..neurons import is_neuron
+from ..layers.inner import inner_layers
+from ..observe.neurons import is_neuron
 
 __all__ = ["Choice", "Link", "chosen", "inner_links", "join", "listed", "paired", "title", "told_apart"]
 

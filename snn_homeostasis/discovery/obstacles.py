@@ -9,8 +9,8 @@ import torch
 from torch import nn
 from torch.nn.parameter import UninitializedParameter
 
-from ..connections import is_layer
-from ..neurons import is_neuron
+from ..layers.connections import is_layer
+from ..observe.neurons import is_neuron
 from .links import Link
 
 __all__ = ["obstacles"]

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from ..connections import Connection
 from ..errors import HomeostasisError
-from ..inner import connect_cell, inner_layers
-from ..neurons import all_neurons, is_neuron
+from ..layers.connections import Connection
+from ..layers.inner import connect_cell, inner_layers
+from ..observe.neurons import all_neurons, is_neuron
 from .alignment import Alignment, align
 from .isolation import copied, isolated
 from .links import Link, inner_links, join, listed

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
-from ..connections import is_layer
-from ..inner import inner_layers
-from ..neurons import is_neuron, spikes_of
-from ..taps import SpikeTap
+from ..layers.connections import is_layer
+from ..layers.inner import inner_layers
+from ..observe.hook import SpikeTap
+from ..observe.neurons import is_neuron, spikes_of
 from .chains import NORMS
 from .links import join
 from .marks import (

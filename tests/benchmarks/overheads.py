@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from snn_homeostasis import ClampBounds, LinearHomeostasis
-from snn_homeostasis.bounds import UpdateBounds
+from snn_homeostasis.updates.bounds import UpdateBounds
 
 from .models import MODELS, Model, idle, leaky, present, train
 from .timing import CONTROL, Call, Timings, repeated, side_by_side

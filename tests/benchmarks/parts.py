@@ -10,7 +10,8 @@ from unittest.mock import patch
 
 import torch
 
-from snn_homeostasis import passes, rows, sweep
+from snn_homeostasis.rules import rows, sweep
+from snn_homeostasis.updates import passes
 
 from .models import Model
 from .overheads import attached, rounds_for

@@ -1,0 +1,1 @@
+"""Cells: a layer with the neuron that it drives, and the settings of the rule for it."""

@@ -1,0 +1,121 @@
+"""A cell: one postsynaptic population and the parameters that drive it."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..delays.connections import delay_channels
+from ..layers.inner import connect_cell
+from ..observe.hook import SpikeListener, SpikeTap
+from ..state import StepCount
+from ..updates.updater import Updater
+
+__all__ = ["Cell"]
+
+
+class Cell:
+    """One neuron module and one layer that drives it, neither of them changed.
+
+    Args:
+        layer: the layer whose parameters are regulated.
+        neuron: the snntorch neuron whose rate they regulate.
+        norm: the batch norm between the two, if there is one. It cancels the layer's bias,
+            so ``param="bias"`` then means the norm's.
+        delay: a module between layer and neuron that delays each channel, as snntorch's
+            SynapticDelay does where it is installed; ``param="delay"`` then means its delay.
+
+    Attributes:
+        connection: the receptive view and the parameters of the layer.
+        neuron: the observed neuron; ``cell.neuron.module`` is the user's own.
+        updater: the slots.
+
+    Raises:
+        UnsupportedLayerError: for a layer whose view is unknown, or that cannot be changed.
+        UnsupportedNeuronError: for a neuron that emits no spikes.
+
+    >>> import snntorch as snn, torch
+    >>> layer, neuron = torch.nn.Linear(3, 2), snn.Leaky(beta=0.9, init_hidden=True)
+    >>> cell = Cell(layer, neuron)
+    >>> _ = neuron(layer(torch.ones(5, 3)))
+    >>> cell.neuron.spike.shape, cell.connection.postsyn_receptive(torch.rand(5, 2)).shape
+    (torch.Size([5, 2]), torch.Size([5, 2, 1, 1]))
+    """
+
+    def __init__(
+        self,
+        layer: nn.Module,
+        neuron: nn.Module,
+        norm: nn.Module | None = None,
+        delay: nn.Module | None = None,
+    ) -> None:
+        self.connection = connect_cell(layer, neuron, norm)
+        if delay is not None:
+            delay_channels(self.connection, delay)
+        self.neuron = SpikeTap(neuron, self.connection.require_output)
+        self.updater = Updater(self.connection)
+        self._listeners: list[SpikeListener] = []
+        self.neuron.open()
+        weakref.finalize(self, self.neuron.close).atexit = False
+
+    @property
+    def training(self) -> bool:
+        """Whether the neuron is in training mode; otherwise the cell is frozen."""
+        return self.neuron.module.training
+
+    def listen(self, listener: SpikeListener) -> None:
+        """Registers a listener, and hands it every observed spike."""
+        self._listeners.append(listener)
+        self.neuron.listen(listener)
+        self.updater.is_open = True
+
+    def unlisten(self, listener: SpikeListener) -> None:
+        """Ends `listen`; with its last listener the cell lets go of the neuron."""
+        self._listeners = [other for other in self._listeners if other is not listener]
+        self.neuron.unlisten(listener)
+        if not self._listeners:
+            self.neuron.close()
+            self.updater.close()
+
+    def tune(self, listener: SpikeListener, is_on: bool) -> None:
+        """Hands spikes to a registered listener, or stops doing so until it is on again."""
+        if any(other is listener for other in self._listeners):
+            (self.neuron.listen if is_on else self.neuron.unlisten)(listener)
+
+    def add_monitor(
+        self, name: str, attr: str, constructor: Callable[[str, nn.Module], Any], pool: Any, /, **tags: Any
+    ) -> Any:
+        """Gives an inferno trainer a monitor of this cell's spikes, never one of another's."""
+        port = _MonitorPort()
+        monitor = constructor(attr.rpartition(".")[2], port)
+        self.listen(port)
+        return monitor
+
+    def __repr__(self) -> str:
+        layer, neuron = type(self.connection.layer).__name__, type(self.neuron.module).__name__
+        return f"Cell({layer} -> {neuron})"
+
+
+class _MonitorPort(nn.Module):
+    """A module that inferno's monitors can hook: it is called once per observed step."""
+
+    spike: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.observed = StepCount()
+
+    def fit(self, spikes: Tensor) -> None:
+        pass
+
+    def update(self, spikes: Tensor) -> None:
+        for step in spikes:
+            self.spike = step != 0
+            self(self.spike)
+
+    def forward(self, spike: Tensor) -> torch.Size:
+        return spike.shape

@@ -1,0 +1,1 @@
+"""Layers with one delay per synapse."""

@@ -1,0 +1,1 @@
+"""Layers: the receptive view of each kind, and its parameters."""

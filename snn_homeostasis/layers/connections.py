@@ -1,0 +1,322 @@
+"""Which receptive view fits which layer.
+
+The rule sees a layer only through its connection: `Connection.postsyn_receptive` lays data
+of the neuron's shape out against the weight, `Connection.like_bias` against the bias. A
+layer is made known by one registration::
+
+    @connect.register(MyLayer)
+    class MyConnection(Connection): ...
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from functools import cached_property, singledispatch
+from typing import ClassVar
+
+import torch
+from snntorch._neurons import rleaky, rsynaptic
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+
+from ..errors import ArgumentError, UnsupportedLayerError
+from .parameters import refer
+
+__all__ = [
+    "ChannelConnection",
+    "Connection",
+    "DenseConnection",
+    "OneToOneConnection",
+    "connect",
+    "is_layer",
+]
+
+
+class Connection(ABC):
+    """The parameters of a layer, and the view of postsynaptic data that fits them.
+
+    Args:
+        layer: the user's module; it is neither wrapped nor changed.
+        norm: a normalisation between the layer and the neuron. It cancels the layer's own
+            bias, so its bias takes that role.
+        gates: how many times the rows of the weight repeat the neuron's channels.
+
+    Attributes:
+        limits: what a parameter has to stay within whatever bounds it is given, by name.
+    """
+
+    names: ClassVar[dict[str, str]] = {"weight": "weight", "bias": "bias"}
+    dt = 1.0  # read by inferno's trainers: time is in steps here
+
+    def __init__(self, layer: nn.Module, norm: nn.Module | None = None, gates: int = 1) -> None:
+        self.layer = layer
+        self.norm = norm
+        self.gates = gates
+        owners = {kind: (layer, name) for kind, name in self.names.items()}
+        if norm is not None:
+            owners["bias"] = (norm, "bias")
+        references = {kind: refer(*owner) for kind, owner in owners.items()}
+        self.references = {kind: ref for kind, ref in references.items() if ref is not None}
+        self.limits: dict[str, tuple[float, float]] = {}
+        self._require_norm_fits()
+
+    @property
+    def weight(self) -> Tensor | None:
+        """The weight, None if the layer has none."""
+        return self._parameter("weight")
+
+    @property
+    def bias(self) -> Tensor | None:
+        """The bias, the norm's if there is one; None if there is neither."""
+        return self._parameter("bias")
+
+    @property
+    def delay(self) -> Tensor | None:
+        """The delay, None if the layer has none."""
+        return self._parameter("delay")
+
+    @cached_property
+    @abstractmethod
+    def features(self) -> int:
+        """Number of postsynaptic units (neurons or channels) with parameters of their own."""
+
+    @abstractmethod
+    def positions(self, x: Tensor) -> Tensor:
+        """Data ``[B, *N]`` as ``[B, features, L]``; raises RuntimeError if it cannot be."""
+
+    def postsyn_receptive(self, x: Tensor) -> Tensor:
+        """Data of the neuron's shape, laid out against the weight.
+
+        Args:
+            x: ``[B, *N]``.
+
+        Returns:
+            ``[B, ..., L]`` where ``...`` broadcasts with the weight, and the L positions share
+            one parameter.
+        """
+        rows = self.positions(x)
+        if self.gates > 1:
+            rows = rows.repeat(1, self.gates, 1)
+        return rows.reshape(*rows.shape[:2], *self._trailing, rows.shape[2])
+
+    def like_bias(self, k: Tensor) -> Tensor:
+        """Reduced receptive data (without B and L) in the shape of the bias."""
+        return k.reshape(-1)
+
+    def like_delay(self, k: Tensor) -> Tensor:
+        """Reduced receptive data (without B and L) for a delay of each weight, or of each channel."""
+        return self.like_bias(k) if self.delay is not None and self.delay.ndim == 1 else k
+
+    def like(self, param: str, k: Tensor) -> Tensor:
+        """Reduced receptive data (without B and L) for a parameter by name."""
+        if param == "weight":
+            return k
+        return self.like_bias(k) if param == "bias" else self.like_delay(k)
+
+    def require_output(self, shape: torch.Size) -> None:
+        """Checks that spikes ``[B, *N]`` can come from this layer.
+
+        Raises:
+            ArgumentError: if the neurons cannot be laid out against the weight.
+        """
+        try:
+            self.positions(torch.empty(shape, device="meta"))
+        except (RuntimeError, IndexError):
+            raise ArgumentError(
+                f"`neuron` should have the {self.features} features of {type(self.layer).__name__}, "
+                f"as [B, *N]. Found spikes of shape {list(shape)}. Pair the neuron with the "
+                "layer that drives it, and give the model a batch dimension."
+            ) from None
+
+    @cached_property
+    def _trailing(self) -> tuple[int, ...]:
+        weight = self.weight
+        return (1,) * (0 if weight is None else weight.ndim - 1)
+
+    def _parameter(self, kind: str) -> Tensor | None:
+        reference = self.references.get(kind)
+        return None if reference is None else reference.tensor
+
+    def _require_norm_fits(self) -> None:
+        bias = self.bias
+        if self.norm is not None and bias is not None and bias.numel() != self.features * self.gates:
+            raise ArgumentError(
+                f"`norm` should have the {self.features} features of {type(self.layer).__name__}. "
+                f"Found {type(self.norm).__name__} with {bias.numel()}. Pair the neuron with the "
+                "norm itself: Cell(norm, neuron)."
+            )
+
+
+class DenseConnection(Connection):
+    """Features on the last axis: ``[B, N]``, ``[B, ..., N]``, or N folded into several axes."""
+
+    @cached_property
+    def features(self) -> int:
+        return len(_weight(self)) // self.gates
+
+    def positions(self, x: Tensor) -> Tensor:
+        if x.shape[-1] != self.features and x[0].numel() == self.features:
+            return x.reshape(len(x), self.features, 1)
+        return x.reshape(*x.shape[:-1], self.features, 1).movedim(-2, 1).flatten(2)
+
+
+class ChannelConnection(Connection):
+    """Channels on the first axis: ``[B, F, *positions]``, also flattened to ``[B, F·L]``."""
+
+    @cached_property
+    def features(self) -> int:
+        return len(_weight(self)) // self.gates
+
+    def positions(self, x: Tensor) -> Tensor:
+        if x.ndim > 2 and x.shape[1] != self.features:
+            raise RuntimeError("channels differ")
+        return x.reshape(len(x), self.features, -1)
+
+
+class TransposedConvConnection(ChannelConnection):
+    """Weight ``(in, out/g, ...)``: the rate of an output channel reaches all inputs of its group.
+
+    With one group the view broadcasts over the inputs; with several it has to be copied for
+    each input of a group.
+    """
+
+    layer: _ConvTransposeNd
+
+    @cached_property
+    def features(self) -> int:
+        return self.layer.out_channels
+
+    def postsyn_receptive(self, x: Tensor) -> Tensor:
+        rows = self.positions(x)
+        groups, inputs = self.layer.groups, self.layer.in_channels
+        rows = rows.reshape(len(x), groups, 1, -1, *self._trailing[1:], rows.shape[2])
+        if groups == 1:
+            return rows.squeeze(1)
+        return rows.expand(-1, -1, inputs // groups, *rows.shape[3:]).flatten(1, 2)
+
+    def like_bias(self, k: Tensor) -> Tensor:
+        groups = self.layer.groups
+        return k.reshape(groups, -1, self.features // groups)[:, 0].reshape(-1)
+
+
+class OneToOneConnection(Connection):
+    """A weight that multiplies each neuron's input; where its shape is 1, neurons share it."""
+
+    @cached_property
+    def features(self) -> int:
+        return _weight(self).numel()
+
+    def positions(self, x: Tensor) -> Tensor:
+        rows, shared = self._split(x)
+        return x.permute(0, *rows, *shared).reshape(len(x), self.features, -1)
+
+    def postsyn_receptive(self, x: Tensor) -> Tensor:
+        return self.positions(x).reshape(len(x), *_weight(self).shape, -1)
+
+    def _split(self, x: Tensor) -> tuple[list[int], list[int]]:
+        weight, neurons = _weight(self), x.shape[1:]
+        padded = (1,) * (len(neurons) - weight.ndim) + tuple(weight.shape)
+        sizes = zip(padded, neurons, strict=False)
+        if len(padded) != len(neurons) or any(size not in (1, wanted) for size, wanted in sizes):
+            raise RuntimeError("weight does not broadcast to the neurons")
+        axes = range(1, x.ndim)
+        shared = [axis for axis in axes if padded[axis - 1] == 1]
+        return [axis for axis in axes if axis not in shared], shared
+
+
+class RecurrentOneToOneConnection(OneToOneConnection):
+    """The ``V`` of snntorch's RLeaky and RSynaptic with ``all_to_all=False``."""
+
+    names: ClassVar[dict[str, str]] = {"weight": "V"}
+
+
+class LSTMCellConnection(DenseConnection):
+    """The input weights of an LSTM cell; each neuron has one row in each of the four gates."""
+
+    names: ClassVar[dict[str, str]] = {"weight": "weight_ih", "bias": "bias_ih"}
+
+    def __init__(self, layer: nn.Module, norm: nn.Module | None = None) -> None:
+        super().__init__(layer, norm, gates=4)
+
+
+class RNNConnection(DenseConnection):
+    """The input weights of a one-layer, one-way `nn.RNN`."""
+
+    names: ClassVar[dict[str, str]] = {"weight": "weight_ih_l0", "bias": "bias_ih_l0"}
+
+    def __init__(self, layer: nn.RNN, norm: nn.Module | None = None) -> None:
+        if layer.num_layers != 1 or layer.bidirectional:
+            raise UnsupportedLayerError(
+                "`layer` should be an RNN with one layer and one direction. Found "
+                f"`num_layers = {layer.num_layers}, bidirectional = {layer.bidirectional}`. "
+                "Split it into single RNNs."
+            )
+        super().__init__(layer, norm)
+
+
+class NormConnection(ChannelConnection):
+    """A batch norm as the layer: its bias alone, since its scale need not raise a rate."""
+
+    names: ClassVar[dict[str, str]] = {"bias": "bias"}
+    layer: _BatchNorm
+
+    @cached_property
+    def features(self) -> int:
+        return self.layer.num_features
+
+
+@singledispatch
+def connect(layer: nn.Module, norm: nn.Module | None = None) -> Connection:
+    """The connection that fits a layer, chosen by its class.
+
+    Args:
+        layer: the module whose output drives a neuron.
+        norm: the normalisation between the two, if there is one.
+
+    Raises:
+        UnsupportedLayerError: if the class is not registered.
+    """
+    raise UnsupportedLayerError(
+        f"`layer` should be a layer whose receptive view is known. Found `layer = {type(layer).__name__}`"
+        f"{_hint(layer)}. Supported are Linear, Bilinear, Conv1d to 3d, ConvTranspose1d to 3d, "
+        "LSTMCell, RNN, BatchNorm (bias), the layers inside snntorch's neurons, and subclasses; "
+        "make your own class known with `connect.register(YourLayer, YourConnection)`."
+    )
+
+
+for _layer, _connection in (
+    (nn.Linear, DenseConnection),
+    (nn.Bilinear, DenseConnection),
+    (_ConvNd, ChannelConnection),
+    (_ConvTransposeNd, TransposedConvConnection),
+    (rleaky.RecurrentOneToOne, RecurrentOneToOneConnection),
+    (rsynaptic.RecurrentOneToOne, RecurrentOneToOneConnection),
+    (nn.LSTMCell, LSTMCellConnection),
+    (nn.RNN, RNNConnection),
+    (_BatchNorm, NormConnection),
+):
+    connect.register(_layer, _connection)
+
+
+def is_layer(module: nn.Module) -> bool:
+    """Whether a module's class has been registered on `connect`."""
+    return connect.dispatch(type(module)) is not connect.dispatch(object)
+
+
+def _weight(connection: Connection) -> Tensor:
+    weight = connection.weight
+    if weight is None:
+        raise UnsupportedLayerError(
+            f"`layer` should have a weight. Found {type(connection.layer).__name__} without a "
+            "Parameter of that name. If it is a buffer, make it an nn.Parameter."
+        )
+    return weight
+
+
+def _hint(layer: nn.Module) -> str:
+    if "quantized" in type(layer).__module__:
+        return ", a quantised layer: regulate the float model before quantising it"
+    if isinstance(layer, torch.jit.ScriptModule):
+        return ", a scripted module: attach before scripting"
+    return ""

@@ -1,0 +1,1 @@
+"""Spikes to rates: what a neuron returns, the hook that reads it, the estimators."""

@@ -1,0 +1,1 @@
+"""Rules: one short class each."""

@@ -1,0 +1,1 @@
+"""Updates: slots, bounds, and the change of a parameter."""

@@ -1,0 +1,104 @@
+"""The updater of a cell: its slots by name."""
+
+from __future__ import annotations
+
+from ..checks import require_finite
+from ..errors import HomeostasisError, RemovedCellError
+from ..layers.connections import Connection
+from .changes import changes_of, make_all, warn_stuck
+from .ledger import Parts
+from .slots import Slot
+
+__all__ = ["Updater"]
+
+
+class Updater:
+    """The slots of one cell: ``updater.weight = (pos, neg)`` adds, ``updater()`` applies all.
+
+    Args:
+        connection: tells which parameters there are.
+    """
+
+    __slots__ = ("is_open", "slots")  # a misspelt slot is an error
+
+    def __init__(self, connection: Connection) -> None:
+        limits = connection.limits
+        self.slots = {kind: Slot(ref, limits.get(kind)) for kind, ref in connection.references.items()}
+        self.is_open = True
+
+    def __call__(self) -> None:
+        """Applies every slot through its bounds, once, and empties it.
+
+        Raises:
+            NonFiniteError: if a change is not finite. No parameter is touched then.
+            HomeostasisError: if several processes share the slots.
+        """
+        self._require_open()
+        self._require_alone()
+        changes = changes_of(self.slots.values())
+        require_finite([(str(change.reference), "update", change.outcome) for change in changes])
+        make_all(changes)
+        warn_stuck({str(change.reference): change for change in changes})
+
+    def clear(self) -> None:
+        """Empties every slot without applying it."""
+        for slot in self.slots.values():
+            slot.empty()
+
+    def close(self) -> None:
+        """Lets go of what is pending; the slots cannot be used until the cell is registered."""
+        self.is_open = False
+        self.clear()
+
+    def slot(self, kind: str) -> Slot:
+        """The slot of ``"weight"``, ``"bias"`` or ``"delay"``.
+
+        Raises:
+            RemovedCellError: if the cell was removed.
+            AttributeError: if the layer has no such parameter.
+        """
+        self._require_open()
+        if kind not in self.slots:
+            raise AttributeError(f"the layer has no {kind}; its slots are {', '.join(self.slots) or 'none'}")
+        return self.slots[kind]
+
+    @property
+    def weight(self) -> Slot:
+        """The slot of the weight."""
+        return self.slot("weight")
+
+    @weight.setter
+    def weight(self, parts: Parts) -> None:
+        self.slot("weight").add(*parts)
+
+    @property
+    def bias(self) -> Slot:
+        """The slot of the bias."""
+        return self.slot("bias")
+
+    @bias.setter
+    def bias(self, parts: Parts) -> None:
+        self.slot("bias").add(*parts)
+
+    @property
+    def delay(self) -> Slot:
+        """The slot of the delay."""
+        return self.slot("delay")
+
+    @delay.setter
+    def delay(self, parts: Parts) -> None:
+        self.slot("delay").add(*parts)
+
+    def _require_alone(self) -> None:
+        if any(slot.ledger.is_open for slot in self.slots.values()):
+            raise HomeostasisError(
+                "`updater()` should be called where one process trains the model. Found several, whose parts "
+                "have to be summed first. Call `update()` of the homeostasis in every process."
+            )
+
+    def _require_open(self) -> None:
+        if not self.is_open:
+            raise RemovedCellError(
+                "`updater` should belong to a registered cell. Found a cell that was removed. "
+                "Register it again."
+            )

@@ -1,0 +1,341 @@
+"""Models whose cells cannot be known, and what has to be said of each."""
+
+import warnings
+from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import snntorch as snn
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
+
+from .branching import OwnAttention
+from .registry import BATCH, INPUTS, STEPS, WIDTH, Loop, fails, images, leaky, one_step
+from .ways import TwoBranches
+
+
+@contextmanager
+def deprecated() -> Iterator[None]:
+    """Lets a model be built of what torch is about to give up."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+class TwoLayers(Loop):
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc1, self.lif1 = nn.Linear(INPUTS, WIDTH), leaky()
+        self.fc2, self.lif2 = nn.Linear(WIDTH, WIDTH), leaky()
+
+
+@fails("`lif2` (Leaky): no layer reaches it, but weights that are used without their layer: `fc2.weight`")
+class WeightWithoutItsLayer(TwoLayers):
+    def step(self, x: Tensor) -> Tensor:
+        return self.lif2(F.linear(self.lif1(self.fc1(x)), self.fc2.weight))
+
+
+@fails(
+    "`lif1` (Leaky): the output of `fc1`, of shape [5, 8], reaches it with its channels reordered or mixed"
+)
+class WeightBehindALayer(TwoLayers):
+    def step(self, x: Tensor) -> Tensor:
+        return self.lif2(self.fc2(self.lif1(self.fc1(x) @ self.fc2.weight)))
+
+
+@fails("`lif2` (Leaky): no layer reaches it. Data that passes through NumPy")
+class ThroughNumPy(TwoLayers):
+    def step(self, x: Tensor) -> Tensor:
+        current = self.fc2(self.lif1(self.fc1(x)))
+        return self.lif2(torch.from_numpy(current.detach().numpy()))
+
+
+@fails("`lif` (Leaky): no layer reaches it", "`attention.in_proj_weight`, `attention.out_proj.weight`")
+class Attention(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.attention, self.lif = nn.MultiheadAttention(INPUTS, 2), leaky()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.lif(self.attention(x, x, x)[0])
+
+
+@fails("`lif` (Leaky): different layers drive this one object in different calls: `fc1` or `fc2`")
+class OneNeuronForTwoLayers(Loop):
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc1, self.fc2 = nn.Linear(INPUTS, INPUTS), nn.Linear(INPUTS, INPUTS)
+        self.lif = leaky()
+
+    def step(self, x: Tensor) -> Tensor:
+        return self.lif(self.fc2(self.lif(self.fc1(x))))
+
+
+@fails("`lif1` (Leaky): different layers drive this one object in different calls: no layer or `fc1`")
+class OneNeuronForInputAndLayer(Loop):
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc1, self.lif1 = nn.Linear(INPUTS, INPUTS), leaky()
+
+    def step(self, x: Tensor) -> Tensor:
+        return self.lif1(self.fc1(self.lif1(x)))
+
+
+@fails("`lif2` (Leaky): it was not called, or as `neuron.forward(...)`")
+class NeverCalled(TwoLayers):
+    def step(self, x: Tensor) -> Tensor:
+        return self.lif1(self.fc1(x))
+
+
+@fails("`lif1` (Leaky): it was not called", "`lif2` (Leaky): it was not called")
+class CalledThroughForward(TwoLayers):
+    def step(self, x: Tensor) -> Tensor:
+        return self.lif2.forward(self.fc2(self.lif1.forward(self.fc1(x))))
+
+
+@fails("`lif2` (Leaky): no layer reaches it, but weights that are used without their layer: `fc2.weight`")
+class LayerCalledThroughForward(TwoLayers):
+    def step(self, x: Tensor) -> Tensor:
+        return self.lif2(self.fc2.forward(self.lif1(self.fc1(x))))
+
+
+class Channels(Loop):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.lif = nn.Conv2d(1, 4, 3), leaky()
+
+
+@fails(
+    "`lif` (Leaky): the output of `conv`, of shape [5, 4, 6, 6], reaches it",
+    "reordered or mixed, as [5, 144]",
+    example=images,
+)
+class PermutedThenFlattened(Channels):
+    def step(self, x: Tensor) -> Tensor:
+        return self.lif(self.conv(x).permute(0, 2, 3, 1).flatten(1))
+
+
+@fails("reaches it with other features than the layer has channels, as [5, 6, 6, 4]", example=images)
+class ChannelsLast(Channels):
+    def step(self, x: Tensor) -> Tensor:
+        return self.lif(self.conv(x).movedim(1, -1))
+
+
+@fails("without a gradient that tells the order, as [5, 144]", example=images)
+class FlattenedOutOfTheGraph(Channels):
+    def step(self, x: Tensor) -> Tensor:
+        with torch.no_grad():
+            return self.lif(self.conv(x).permute(0, 2, 3, 1).flatten(1))
+
+
+@fails("through a normalisation that cancels whatever is added to it", example=images)
+class FunctionalNorm(Channels):
+    def step(self, x: Tensor) -> Tensor:
+        return self.lif(F.batch_norm(self.conv(x), None, None, training=True))
+
+
+@fails(
+    "`fc1`, of shape [5, 8], reaches it with its channels reordered or mixed",
+    "`lif2` (Leaky): the output of `fc2`",
+)
+class LayerNorm(TwoLayers):
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(WIDTH)
+
+    def step(self, x: Tensor) -> Tensor:
+        return self.lif2(self.fc2(self.lif1(self.norm(self.fc1(x)))).flip(1))
+
+
+@fails("the output of `fc1`, of shape [5, 8], reaches it with other features", "the output of `side`")
+class Concatenated(Loop):
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc1, self.side, self.lif = nn.Linear(INPUTS, WIDTH), nn.Linear(INPUTS, 3), leaky()
+
+    def step(self, x: Tensor) -> Tensor:
+        return self.lif(torch.cat([self.fc1(x), self.side(x)], 1))
+
+
+@fails("the output of `query`", "the output of `key`")
+class OwnAttentionWithoutAChoice(OwnAttention): ...
+
+
+@fails("`lif` (Leaky): no layer reaches it. Data")
+class RawInput(Loop):
+    def __init__(self) -> None:
+        super().__init__()
+        self.lif = leaky()
+
+    def step(self, x: Tensor) -> Tensor:
+        return self.lif(x)
+
+
+@fails(
+    "`lif` (Leaky): no layer reaches it, but weights that are used without their layer: `gru.weight_hh`",
+    "`gru.weight_ih`",
+)
+class UnknownLayer(Loop):
+    def __init__(self) -> None:
+        super().__init__()
+        self.gru, self.lif = nn.GRUCell(INPUTS, WIDTH), leaky()
+
+    def step(self, x: Tensor) -> Tensor:
+        return self.lif(self.gru(x))
+
+
+@fails(
+    "`lif` (Leaky): no layer reaches it, but weights that are used without their layer: `words.weight`",
+    example=lambda: torch.randint(9, (STEPS, BATCH)),
+)
+class Embedded(Loop):
+    def __init__(self) -> None:
+        super().__init__()
+        self.words, self.lif = nn.Embedding(9, WIDTH), leaky()
+
+    def step(self, x: Tensor) -> Tensor:
+        return self.lif(self.words(x))
+
+
+@fails("`lif` (Leaky): no layer reaches it. Quantised layers are not regulated", "quantising: `fc`")
+class QuantisedLayer(Loop):
+    def __init__(self) -> None:
+        super().__init__()
+        with deprecated():
+            self.fc, self.lif = torch.ao.nn.quantized.dynamic.Linear(INPUTS, WIDTH), leaky()
+            weight = torch.quantize_per_tensor(torch.rand(WIDTH, INPUTS), 0.01, 0, torch.qint8)
+            self.fc.set_weight_bias(weight, None)
+
+    def step(self, x: Tensor) -> Tensor:
+        return self.lif(self.fc(x))
+
+
+@fails("`front` (RecursiveScriptModule): it is scripted", example=one_step)
+class Scripted(Loop):
+    def __init__(self) -> None:
+        super().__init__()
+        with deprecated():
+            self.front, self.lif = torch.jit.script(nn.Linear(INPUTS, WIDTH)), leaky()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.lif(self.front(x))
+
+
+@fails("`fc` (LazyLinear): its parameters have no values yet", example=one_step)
+def lazy() -> nn.Module:
+    return nn.Sequential(OrderedDict(fc=nn.LazyLinear(WIDTH), lif=leaky()))
+
+
+@fails("`1` (Leaky): the output of `0`, of shape [8], reaches it", example=lambda: torch.rand(INPUTS))
+def unbatched() -> nn.Module:
+    return nn.Sequential(nn.Linear(INPUTS, WIDTH), leaky())
+
+
+@fails("the model has no spiking neuron", example=one_step)
+def no_neuron() -> nn.Module:
+    return nn.Linear(INPUTS, WIDTH)
+
+
+@fails("`lif1` (Leaky): without a gradient it is not clear whether `fc1` reaches it", "whether `fc2`")
+class StackedOutOfTheGraph(TwoBranches):
+    def step(self, x: Tensor) -> Tensor:
+        with torch.no_grad():
+            first, second = torch.stack([self.fc1(x), self.fc2(x)])
+            return self.lif1(first) + self.lif2(second)
+
+
+@fails(
+    "`lif` (Leaky): adding to the output of `fc` changes nothing", example=lambda: (one_step(), one_step())
+)
+class Difference(nn.Module):
+    """A bias cancels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc, self.lif = nn.Linear(INPUTS, WIDTH), leaky()
+
+    def forward(self, left: Tensor, right: Tensor) -> Tensor:
+        return self.lif(self.fc(left) - self.fc(right))
+
+
+@fails(
+    "`lif1` (Leaky): the output of `fc1`, of shape [5, 8], reaches it through a normalisation that cancels"
+)
+class CentredInTheBatch(TwoLayers):
+    def step(self, x: Tensor) -> Tensor:
+        current = self.fc1(x)
+        return self.lif2(self.fc2(self.lif1(current - current.mean(0))))
+
+
+@fails("adding to the output of `fc1` changes nothing", "adding to the output of `fc2` changes nothing")
+class RoundedOrDead(TwoLayers):
+    def step(self, x: Tensor) -> Tensor:
+        spikes = self.lif1(self.fc1(x).round().flip(1))
+        return self.lif2(torch.relu(self.fc2(spikes) - 100).flip(1))
+
+
+@fails("adding to the output of `fc2` changes nothing of its input on this example")
+class BranchOfWeightZero(TwoLayers):
+    def step(self, x: Tensor) -> Tensor:
+        return self.lif2(self.fc2(self.lif1(self.fc1(x))) * 0.0 + self.fc1(x))
+
+
+@fails("`lif1` (Leaky): the output of `fc1`, of shape [5, 8], reaches it with its channels reordered")
+class ReorderedLater(TwoLayers):
+    def start(self, x: Tensor) -> None:
+        self.later = False
+
+    def step(self, x: Tensor) -> Tensor:
+        current = self.fc1(x).flip(1) if self.later else self.fc1(x)
+        self.later = True
+        return self.lif2(self.fc2(self.lif1(current)))
+
+
+@fails("the output of `lstm`, of shape [5, 8], reaches it with its channels reordered")
+class ReorderedState(Loop):
+    def __init__(self) -> None:
+        super().__init__()
+        self.lstm, self.lif = nn.LSTMCell(INPUTS, WIDTH), leaky()
+
+    def step(self, x: Tensor) -> Tensor:
+        return self.lif(self.lstm(x)[0].flip(1))
+
+
+@fails("`model` (NotRegistered): its `lifs` holds modules that are not registered: make it an nn.ModuleList")
+class NotRegistered(Loop):
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc, self.lif, self.lifs = nn.Linear(INPUTS, WIDTH), leaky(), [leaky()]
+
+    def step(self, x: Tensor) -> Tensor:
+        return self.lif(self.lifs[0](self.fc(x)))
+
+
+class OwnNeuron(snn.Leaky):
+    """Carries a layer inside that nobody knows."""
+
+    def __init__(self) -> None:
+        super().__init__(beta=0.9, init_hidden=True)
+        self.fc = nn.Linear(WIDTH, WIDTH)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(self.fc(x))
+
+
+@fails("`lif` (OwnNeuron): it computes with `lif.fc`, not known to be a layer inside such a neuron")
+class UnknownInside(Loop):
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc, self.lif = nn.Linear(INPUTS, WIDTH), OwnNeuron()
+
+    def step(self, x: Tensor) -> Tensor:
+        return self.lif(self.fc(x))
+
+
+@fails("`lif2` (Leaky): no layer reaches it, but weights that are used without their layer: `fc2.weight`")
+class OfOneSign(TwoLayers):
+    """Dale's law, by hand."""
+
+    def step(self, x: Tensor) -> Tensor:
+        return self.lif2(F.linear(self.lif1(self.fc1(x)), self.fc2.weight.abs()))

@@ -1,6 +1,0 @@
-"""Models as users write them, each with its true cells, or what has to be said of it, by hand."""
-
-from . import branching, convolutional, dense, normalised, recurrent, sequences, unknown, ways  # noqa: F401
-from .animals import BATCH, STEPS, ZOO, Animal, Loop, leaky
-
-__all__ = ["BATCH", "STEPS", "ZOO", "Animal", "Loop", "leaky"]
