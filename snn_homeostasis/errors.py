@@ -1,6 +1,10 @@
-"""Named errors, all in one mould: what should be, what was found, what to do."""
+"""Named errors in one mould (what should be, what was found, what to do), and the checks that raise them."""
 
 from __future__ import annotations
+
+import sys
+import warnings
+from pathlib import Path
 
 __all__ = [
     "ArgumentError",
@@ -14,6 +18,8 @@ __all__ = [
     "UnsupportedLayerError",
     "UnsupportedNeuronError",
     "WaitingGraphError",
+    "require",
+    "warn",
 ]
 
 
@@ -59,3 +65,33 @@ class RemovedCellError(HomeostasisError, RuntimeError):
 
 class HomeostasisWarning(UserWarning):
     """The rule can run, but its premise or its target is doubtful."""
+
+
+def require(
+    condition: bool, name: str, expected: str, found: object, remedy: str, *, show: str | None = None
+) -> None:
+    """Raise `ArgumentError` in the common mould unless ``condition`` holds.
+
+    Args:
+        condition: what has to be true.
+        name: the argument's name.
+        expected: what it should be, read after "`name` should".
+        found: its value.
+        remedy: a sentence that says what to do.
+        show: what to print in place of ``name = found``.
+
+    Raises:
+        ArgumentError: if ``condition`` is false.
+    """
+    if not condition:
+        seen = show if show is not None else f"`{name} = {found!r}`"
+        raise ArgumentError(f"`{name}` should {expected}. Found {seen}. {remedy}")
+
+
+def warn(message: str) -> None:
+    """Warn with a `HomeostasisWarning` that points at the user's line, however deep it arose."""
+    package, level = str(Path(__file__).parent), 2
+    frame = sys._getframe(1)
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(package):
+        frame, level = frame.f_back, level + 1
+    warnings.warn(message, HomeostasisWarning, stacklevel=level)

@@ -16,7 +16,6 @@ from .cells.cell import Cell
 from .cells.registry import key_of, owners_of, require_new, select, set_bounds
 from .cells.settings import CellState, Settings, Target, check_target
 from .cells.unit import Unit, require_no_waiting_graph
-from .checks import require_finite
 from .discovery import Choice, announce, build_cells, find_cells
 from .distributed.groups import AUTO, Group, Team
 from .distributed.reduction import Processes
@@ -26,6 +25,7 @@ from .observe.shortcuts import is_current
 from .rules.sweep import Sweep
 from .state import NoCopy
 from .updates.changes import changes_of, make_all, warn_stuck
+from .updates.finite import require_finite
 from .updates.ledger import Parts
 from .updates.slots import unchanged_on_error
 

@@ -12,7 +12,7 @@ import torch
 
 from snn_homeostasis import ArgumentError, CumulativeRate, ExponentialRate, NoSpikesError, WindowedRate
 from snn_homeostasis.observe.estimator import RateEstimator
-from snn_homeostasis.observe.hook import SpikeTap
+from snn_homeostasis.observe.hook import SpikeHook
 from snn_homeostasis.observe.shortcuts import is_current
 
 
@@ -53,7 +53,7 @@ def some_spikes(*shape: int) -> torch.Tensor:
 def recorder(rate: RateEstimator) -> Callable[[torch.Tensor], None]:
     """What records single steps in an estimator, as it happens in a model."""
     neuron = snn.Leaky(beta=0.9)
-    tap = SpikeTap(neuron, lambda shape: None)
+    tap = SpikeHook(neuron, lambda shape: None)
     tap.listen(rate)
     return functools.partial(tap, neuron, (), {})
 

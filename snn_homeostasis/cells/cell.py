@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ..delays.connections import delay_channels
 from ..layers.inner import connect_cell
-from ..observe.hook import SpikeListener, SpikeTap
+from ..observe.hook import SpikeHook, SpikeListener
 from ..state import StepCount
 from ..updates.updater import Updater
 
@@ -56,7 +56,7 @@ class Cell:
         self.connection = connect_cell(layer, neuron, norm)
         if delay is not None:
             delay_channels(self.connection, delay)
-        self.neuron = SpikeTap(neuron, self.connection.require_output)
+        self.neuron = SpikeHook(neuron, self.connection.require_output)
         self.updater = Updater(self.connection)
         self._listeners: list[SpikeListener] = []
         self.neuron.open()

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from torch import nn
 
-from ..checks import require
+from ..errors import require
 from ..updates.bounds import UpdateBounds
 from ..updates.changes import joint_bounds
 from ..updates.slots import Slot

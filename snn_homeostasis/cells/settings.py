@@ -11,8 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..checks import require
-from ..errors import ArgumentError
+from ..errors import ArgumentError, require
 from ..observe.estimator import RateEstimator
 from ..observe.rates import CumulativeRate
 from ..state import TensorState

@@ -8,8 +8,7 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
-from ..checks import warn
-from ..errors import ArgumentError, NoSpikesError, WaitingGraphError
+from ..errors import ArgumentError, NoSpikesError, WaitingGraphError, warn
 from ..observe.estimator import RateEstimator
 from ..observe.joint import JointRate
 from ..observe.neurons import is_inhibited

@@ -13,8 +13,7 @@ from typing import Any, NoReturn, Self
 import torch
 from torch import Tensor, nn
 
-from ..checks import require
-from ..errors import ArgumentError
+from ..errors import ArgumentError, require
 from .interpolation import INTERPOLATIONS, delay_kernel
 from .kernels import KernelCache
 

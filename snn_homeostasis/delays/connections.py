@@ -6,7 +6,7 @@ from typing import ClassVar
 
 from torch import nn
 
-from ..checks import require
+from ..errors import require
 from ..layers.connections import ChannelConnection, Connection, DenseConnection, connect
 from ..layers.parameters import refer
 from .layers import DelayedConv2d, DelayedLinear

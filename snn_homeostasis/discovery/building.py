@@ -9,8 +9,7 @@ from dataclasses import replace
 from torch import nn
 
 from ..cells.cell import Cell
-from ..checks import require, warn
-from ..errors import HomeostasisError
+from ..errors import HomeostasisError, require, warn
 from .finding import FoundCell
 from .links import listed
 

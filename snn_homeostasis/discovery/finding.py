@@ -10,8 +10,7 @@ from typing import Any
 from torch import nn
 
 from ..cells.cell import Cell
-from ..checks import warn
-from ..errors import UnpairedNeuronError
+from ..errors import UnpairedNeuronError, warn
 from ..layers.connections import is_layer
 from .chains import chain_links
 from .links import Choice, Link, chosen, listed, paired, title, told_apart

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from torch import nn
 
-from ..checks import require
+from ..errors import require
 from ..layers.inner import inner_layers
 from ..observe.neurons import is_neuron
 

@@ -14,7 +14,7 @@ from torch.utils._pytree import tree_map_only
 
 from ..layers.connections import is_layer
 from ..layers.inner import inner_layers
-from ..observe.hook import SpikeTap
+from ..observe.hook import SpikeHook
 from ..observe.neurons import is_neuron, spikes_of
 from .chains import NORMS
 from .links import join
@@ -170,7 +170,7 @@ def _input(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
 def _silence(module: nn.Module) -> None:
     """Takes off what must not see the run: homeostases that are attached, and hooks on gradients."""
     hooks = module._forward_hooks
-    for key in [key for key, hook in hooks.items() if isinstance(hook, SpikeTap)]:
+    for key in [key for key, hook in hooks.items() if isinstance(hook, SpikeHook)]:
         del hooks[key]
     module._backward_hooks.clear()
     module._backward_pre_hooks.clear()

@@ -11,7 +11,7 @@ from torch import nn
 
 from ..cells.cell import Cell
 from ..cells.unit import Unit
-from ..checks import require
+from ..errors import require
 from .reduction import Alone, Processes, Several
 from .wrappers import group_around, group_of, sharded_modules
 

@@ -1,1 +1,24 @@
-"""Layers: the receptive view of each kind, and its parameters."""
+"""Layers: the receptive view of each kind, and the parameters behind it."""
+
+from .connections import ChannelConnection, Connection, DenseConnection, OneToOneConnection, connect, is_layer
+from .inner import connect_cell, inner_layers
+from .parameters import ParameterReference, refer
+from .sharded import full, is_sharded, local, mesh_group, replicate_as
+
+__all__ = [
+    "ChannelConnection",
+    "Connection",
+    "DenseConnection",
+    "OneToOneConnection",
+    "ParameterReference",
+    "connect",
+    "connect_cell",
+    "full",
+    "inner_layers",
+    "is_layer",
+    "is_sharded",
+    "local",
+    "mesh_group",
+    "refer",
+    "replicate_as",
+]

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..errors import ArgumentError
 
-__all__ = ["is_sharded", "like", "local", "mesh_group", "whole"]
+__all__ = ["full", "is_sharded", "local", "mesh_group", "replicate_as"]
 
 
 def is_sharded(tensor: Tensor) -> bool:
@@ -23,13 +23,13 @@ def local(tensor: Tensor) -> Tensor:
     return held
 
 
-def whole(tensor: Tensor) -> Tensor:
+def full(tensor: Tensor) -> Tensor:
     """A tensor of which every process holds all."""
     full: Tensor = tensor.full_tensor() if _is_distributed(tensor) else tensor  # type: ignore[attr-defined]
     return full
 
 
-def like(part: Tensor, param: Tensor) -> Tensor:
+def replicate_as(part: Tensor, param: Tensor) -> Tensor:
     """A tensor that every process holds whole, made fit to meet ``param`` in an operation."""
     if not _is_distributed(param) or _is_distributed(part):
         return part

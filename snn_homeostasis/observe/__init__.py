@@ -1,1 +1,20 @@
 """Spikes to rates: what a neuron returns, the hook that reads it, the estimators."""
+
+from .estimator import RateEstimator
+from .hook import SpikeHook, SpikeListener
+from .neurons import all_neurons, is_inhibited, is_neuron, one_step, spikes_of
+from .rates import CumulativeRate, ExponentialRate, WindowedRate
+
+__all__ = [
+    "CumulativeRate",
+    "ExponentialRate",
+    "RateEstimator",
+    "SpikeHook",
+    "SpikeListener",
+    "WindowedRate",
+    "all_neurons",
+    "is_inhibited",
+    "is_neuron",
+    "one_step",
+    "spikes_of",
+]

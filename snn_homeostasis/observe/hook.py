@@ -19,7 +19,7 @@ from ..state import StepCount
 from .neurons import admit_neuron, binary_factor, membrane_of, spikes_of, spikes_of_step
 from .shortcuts import is_current
 
-__all__ = ["SpikeListener", "SpikeTap"]
+__all__ = ["SpikeHook", "SpikeListener"]
 
 NOT_IN_BACKWARD = -1
 
@@ -40,7 +40,7 @@ class SpikeListener(Protocol):
         """Takes steps ``[T, B, *N]`` of any shape; also inside a compiled graph."""
 
 
-class SpikeTap:
+class SpikeHook:
     """Observes one neuron module while it is in training mode.
 
     At each step of an eager model it does as little as it can. What may change seldom (the

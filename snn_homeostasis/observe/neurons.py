@@ -16,8 +16,7 @@ import snntorch as snn
 import torch
 from torch import Tensor, nn
 
-from ..checks import warn
-from ..errors import UnsupportedNeuronError
+from ..errors import UnsupportedNeuronError, warn
 
 __all__ = [
     "Spikes",

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..checks import require
+from ..errors import require
 from .estimator import RateEstimator, carried, fits, zeros_for
 
 __all__ = ["CumulativeRate", "ExponentialRate", "WindowedRate"]

@@ -17,8 +17,8 @@ from torch import Tensor
 
 from ..cells.settings import CellState, Target
 from ..cells.unit import Unit
-from ..checks import is_finite, require_finite
 from ..updates.changes import Change, make_all, warn_stuck
+from ..updates.finite import is_finite, require_finite
 from ..updates.passes import Passes
 from .rows import DirectRow, SplitRow, row_of
 

@@ -10,10 +10,9 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from ..checks import require, warn
-from ..errors import ArgumentError, HomeostasisError
+from ..errors import ArgumentError, HomeostasisError, require, warn
 from ..layers.parameters import ParameterReference
-from ..layers.sharded import is_sharded, like, whole
+from ..layers.sharded import full, is_sharded, replicate_as
 from ..observe.shortcuts import is_current
 from .bounds import Bounds, UpdateBounds, unbounded
 from .passes import Pass, Passes
@@ -68,11 +67,11 @@ class Change(ABC):
     def _delta(self, value: Tensor) -> Tensor:
         pos, neg = self.pos, self.neg
         if self.limits is not None and not self.slots[0].told_stuck:
-            self.is_stuck = _is_stuck(value, like(pos - neg, value), *self.limits)
+            self.is_stuck = _is_stuck(value, replicate_as(pos - neg, value), *self.limits)
         if self.bounds is None:
             delta = unbounded(value, pos, neg)
         else:
-            delta = self.bounds(value, like(pos, value), like(neg, value))
+            delta = self.bounds(value, replicate_as(pos, value), replicate_as(neg, value))
         if not broadcasts(delta, value):
             raise ArgumentError(
                 f"`bounds` should return a delta that broadcasts to {list(value.shape)}. Found shape "
@@ -96,7 +95,7 @@ class InPlace(Change):
         operations = self._operations_of_bounds(value)
         if operations is None:
             self.outcome = self._delta(value)
-            operations = [partial(value.add_, like(self.outcome, value))]
+            operations = [partial(value.add_, replicate_as(self.outcome, value))]
         self._passes = Passes(value, operations)
 
     def _write(self) -> None:
@@ -127,7 +126,7 @@ class Replacement(Change):
         super().__init__(slots, pos, neg)
         value = self.reference.tensor
         exact = self._exact(value)
-        exact += like(self._delta(exact), exact)
+        exact += replicate_as(self._delta(exact), exact)
         self._settle(exact)
         self.outcome = exact.to(value.dtype)
         self._residue = None
@@ -250,7 +249,7 @@ def _require_spread(slots: Iterable[Slot]) -> None:
 
 def _is_stuck(value: Tensor, push: Tensor, lower: float, upper: float) -> bool:
     against = torch.where(push > 0, value >= upper, (value <= lower) & (push < 0))
-    return bool(whole(against).reshape(len(value), -1).all(1).any())
+    return bool(full(against).reshape(len(value), -1).all(1).any())
 
 
 def _totals(slots: Sequence[Slot]) -> tuple[Tensor, Tensor]:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..cells.settings import BatchReduction
-from ..checks import require
+from ..errors import require
 from ..state import TensorState
 
 __all__ = ["Ledger", "Parts", "Share", "is_sum"]

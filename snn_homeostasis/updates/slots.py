@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from ..checks import require
+from ..errors import require
 from ..layers.parameters import ParameterReference
 from ..layers.sharded import is_sharded
 from ..state import TensorState

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from ..checks import require_finite
 from ..errors import HomeostasisError, RemovedCellError
 from ..layers.connections import Connection
 from .changes import changes_of, make_all, warn_stuck
+from .finite import require_finite
 from .ledger import Parts
 from .slots import Slot
 

@@ -1,43 +1,19 @@
-"""Checks that raise in the common mould."""
+"""Whether tensors are finite, told for all of them at once."""
 
 from __future__ import annotations
 
 import math
-import sys
-import warnings
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from .errors import ArgumentError, HomeostasisWarning, NonFiniteError
-from .layers.sharded import is_sharded, local
+from ..errors import NonFiniteError
+from ..layers.sharded import is_sharded, local
 
-__all__ = ["Agreement", "is_finite", "require", "require_finite", "warn"]
+__all__ = ["Agreement", "is_finite", "require_finite"]
 
 Agreement = Callable[[Tensor, Sequence[Tensor]], Tensor]
-
-
-def require(
-    condition: bool, name: str, expected: str, found: object, remedy: str, *, show: str | None = None
-) -> None:
-    """Raise `ArgumentError` in the common mould unless ``condition`` holds.
-
-    Args:
-        condition: what has to be true.
-        name: the argument's name.
-        expected: what it should be, read after "`name` should".
-        found: its value.
-        remedy: a sentence that says what to do.
-        show: what to print in place of ``name = found``.
-
-    Raises:
-        ArgumentError: if ``condition`` is false.
-    """
-    if not condition:
-        seen = show if show is not None else f"`{name} = {found!r}`"
-        raise ArgumentError(f"`{name}` should {expected}. Found {seen}. {remedy}")
 
 
 def is_finite(tensor: Tensor) -> bool:
@@ -78,12 +54,3 @@ def require_finite(tensors: Sequence[tuple[str, str, Tensor | None]], agree: Agr
             f"{', '.join(dict.fromkeys(wrong))}. No parameter was changed: mend the data, reset the "
             "neurons and call `clear()`."
         )
-
-
-def warn(message: str) -> None:
-    """Warn with a `HomeostasisWarning` that points at the user's line, however deep it arose."""
-    package, level = str(Path(__file__).parent), 2
-    frame = sys._getframe(1)
-    while frame.f_back is not None and frame.f_code.co_filename.startswith(package):
-        frame, level = frame.f_back, level + 1
-    warnings.warn(message, HomeostasisWarning, stacklevel=level)
