@@ -8,13 +8,12 @@
 ...     spikes = net(torch.rand(16, 4))
 >>> homeostasis.step()
 
-The way of a spike: `neurons` (what a neuron returns) → `taps` (the hook) → `rates` (the
-estimate) → `rules` (what to change) → `updates` (the slots) → `bounds` → the parameter.
+The way of a spike: `observe` (what a neuron returns, the hook, the estimate) → `rules` (what the
+neuron wants, laid out by `layers`) → `updates` (slots, bounds) → the parameter.
 """
 
-from .cells.cell import Cell
-from .delays.base import DelayedLayer
-from .delays.layers import DelayedConv2d, DelayedLinear
+from .cells import Cell, Settings
+from .delays import DelayedConv2d, DelayedLayer, DelayedLinear
 from .discovery import FoundCell, find_cells
 from .errors import (
     ArgumentError,
@@ -30,12 +29,10 @@ from .errors import (
     WaitingGraphError,
 )
 from .homeostasis import Homeostasis
-from .layers.connections import ChannelConnection, Connection, DenseConnection, OneToOneConnection, connect
-from .observe.estimator import RateEstimator
-from .observe.neurons import one_step, spikes_of
-from .observe.rates import CumulativeRate, ExponentialRate, WindowedRate
-from .rules.linear import LinearHomeostasis
-from .updates.bounds import Bounds, ClampBounds, PowerBounds, SharpBounds
+from .layers import ChannelConnection, Connection, DenseConnection, OneToOneConnection, connect
+from .observe import CumulativeRate, ExponentialRate, RateEstimator, WindowedRate, one_step, spikes_of
+from .rules import LinearHomeostasis
+from .updates import Bounds, ClampBounds, PowerBounds, SharpBounds
 
 __all__ = [
     "ArgumentError",
@@ -62,6 +59,7 @@ __all__ = [
     "ProcessMismatchError",
     "RateEstimator",
     "RemovedCellError",
+    "Settings",
     "SharpBounds",
     "UnpairedNeuronError",
     "UnsupportedLayerError",

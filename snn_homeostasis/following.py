@@ -1,4 +1,4 @@
-"""Calls that follow something: a step after an optimizer's, a release after an owner's end."""
+"""Calls that follow something: a step after an optimizer's step, a release after an owner's end."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, Protocol, TypeAlias
 from torch import Tensor
 from torch.optim import Optimizer
 
-__all__ = ["Release", "at_end", "step_after"]
+__all__ = ["Release", "step_after", "when_collected"]
 
 Release: TypeAlias = "weakref.finalize[Any, Any]"
 
@@ -20,8 +20,8 @@ class Steps(Protocol):
     def step(self) -> None: ...
 
 
-def at_end(owner: object, call: Callable[..., object], *args: Any) -> Release:
-    """Has something called when ``owner`` is gone, or earlier by hand; once in any case."""
+def when_collected(owner: object, call: Callable[..., object], *args: Any) -> Release:
+    """Calls something once: when ``owner`` is gone, or earlier by hand."""
     release = weakref.finalize(owner, call, *args)
     release.atexit = False
     return release
@@ -29,14 +29,14 @@ def at_end(owner: object, call: Callable[..., object], *args: Any) -> Release:
 
 def step_after(optimizer: Optimizer, follower: Steps) -> Release:
     """Steps ``follower`` after each step of an optimizer, as long as it lives."""
-    this = weakref.ref(follower)
+    this = weakref.ref(follower)  # the optimizer must not keep the follower alive
 
     def step(*_: Any) -> None:
         living = this()
         if living is not None and not _has_skipped(optimizer):
             living.step()
 
-    return at_end(follower, optimizer.register_step_post_hook(step).remove)
+    return when_collected(follower, optimizer.register_step_post_hook(step).remove)
 
 
 def _has_skipped(optimizer: Optimizer) -> bool:

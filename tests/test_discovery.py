@@ -1,4 +1,4 @@
-"""`attach`: right cells for Sequential and for `pairs`, a clear error for anything else."""
+"""`attach` without an example: the cells of `nn.Sequential` and of `pairs`, or a clear error."""
 
 import re
 
@@ -79,25 +79,25 @@ FOUND = {
 
 
 @pytest.mark.parametrize("name", FOUND)
-def test_finds_the_cells(name):
+def test_finds_the_cells_of_a_sequential(name):
     build, expected = FOUND[name]
     assert find_cells(build()) == [FoundCell(*each) for each in expected]
 
 
 UNKNOWN = {
-    "own code": (OwnCode, ["`lif1` (Leaky): its model calls it from code of its own", "`lif2` (Leaky)"]),
-    "nothing in front": (lambda: nn.Sequential(leaky()), ["`0` (Leaky): no layer stands in front of it"]),
+    "own code": (OwnCode, ["`lif1` (Leaky): the model's own code calls it", "`lif2` (Leaky)"]),
+    "nothing in front": (lambda: nn.Sequential(leaky()), ["`0` (Leaky): no layer precedes it"]),
     "neuron on neuron": (lambda: nn.Sequential(nn.Linear(4, 5), leaky(), leaky()), ["`2` (Leaky): no layer"]),
     "layer norm": (
         lambda: nn.Sequential(nn.Linear(4, 5), nn.LayerNorm(5), leaky()),
-        ["`2` (Leaky): `1` (LayerNorm) stands in front of it and may mix channels"],
+        ["`2` (Leaky): `1` (LayerNorm) precedes it and may mix channels"],
     ),
     "flatten of the batch": (
-        lambda: nn.Sequential(nn.Linear(4, 5), nn.Flatten(0), leaky()), ["`1` (Flatten) stands in front"],
+        lambda: nn.Sequential(nn.Linear(4, 5), nn.Flatten(0), leaky()), ["`1` (Flatten) precedes it"],
     ),
     "one neuron twice": (
         lambda: (lambda lif: nn.Sequential(nn.Linear(4, 4), lif, nn.Linear(4, 4), lif))(leaky()),
-        ["`3` (Leaky): one neuron object stands in two places"],
+        ["`3` (Leaky): one neuron object is used in two places"],
     ),
     "own module in a chain": (
         lambda: nn.Sequential(OwnCode(), nn.Linear(3, 2), leaky()), ["`0.lif1` (Leaky)", "`0.lif2` (Leaky)"],
@@ -107,7 +107,7 @@ UNKNOWN = {
 
 
 @pytest.mark.parametrize("name", UNKNOWN)
-def test_says_what_it_cannot_know_all_at_once(name):
+def test_error_names_all_unknown_neurons_at_once(name):
     build, phrases = UNKNOWN[name]
     model = build()
     with pytest.raises(UnpairedNeuronError) as error:
@@ -117,7 +117,7 @@ def test_says_what_it_cannot_know_all_at_once(name):
     assert not any(module._forward_hooks for module in model.modules())
 
 
-def test_pairs_settle_a_model_of_own_code():
+def test_pairs_give_the_cells_of_own_code():
     net = OwnCode()
     homeostasis = LinearHomeostasis(0.1, 0.1).attach(net, pairs={"lif1": "fc1", "lif2": ["fc2"]})
     with torch.no_grad():
@@ -140,7 +140,7 @@ def test_several_layers_of_one_neuron_are_cells_of_their_own():
     assert list(homeostasis.cells) == ["lif1:fc1", "lif1:side"]
 
 
-def test_wrong_pair_is_noticed_at_the_first_spikes():
+def test_wrong_pair_raises_at_the_first_spikes():
     net = OwnCode()
     homeostasis = LinearHomeostasis(0.1, 0.1).attach(net, pairs={"lif1": "fc2"})
     with pytest.raises(ArgumentError, match=re.escape("should have the 3 features of Linear")):
@@ -154,7 +154,7 @@ def test_wrong_paths_are_named(pairs):
         LinearHomeostasis(0.1, 0.1).attach(OwnCode(), pairs=pairs)
 
 
-def test_attach_reports_all_refused_neurons_at_once_and_leaves_no_hook():
+def test_all_refused_neurons_are_named_and_get_no_hook():
     model = nn.Sequential(
         snn.LinearLeaky(0.9, 4, 5, output=False), nn.Linear(5, 3), snn.StateLeaky(0.9, 3, output=False)
     )
@@ -226,6 +226,6 @@ def test_batch_norm_without_affine_has_no_bias():
         LinearHomeostasis(0.1, 0.1, "bias").attach(model)
 
 
-def test_a_long_sequential_is_no_recursion():
+def test_long_sequential_needs_no_recursion():
     model = nn.Sequential(*(module for _ in range(3000) for module in (nn.Linear(1, 1), leaky())))
     assert len(find_cells(model)) == 3000

@@ -1,9 +1,10 @@
-"""A kept kernel is never stale: every route by which a layer's parameters change, and every mode."""
+"""A kept kernel is never stale, by whatever route a parameter changes and in every mode."""
 
 from __future__ import annotations
 
 import copy
 import gc
+import pickle
 import weakref
 
 import pytest
@@ -11,10 +12,11 @@ import snntorch as snn
 import torch
 from torch import nn
 from torch.nn.utils import parametrizations, prune
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from snn_homeostasis import Cell, DelayedLinear
 
-from test_delays import LAYERS, LONGEST, inputs, looped  # isort: skip
+from test_delays import LAYERS, LONGEST, inputs, looped, pairwise  # isort: skip
 
 
 def by_optimizer(layer, changed):
@@ -57,62 +59,93 @@ def by_slots(layer, changed):
     updater = Cell(layer, snn.Leaky(beta=0.9)).updater
     for name, parameter in layer.named_parameters():
         delta = changed[name] - parameter
-        updater.slot(name).add(delta.clamp_min(0), delta.clamp_max(0))
+        setattr(updater, name, (delta.clamp_min(0), delta.clamp_max(0)))
     updater()
 
 
-ROUTES = [
-    by_optimizer,
-    in_place,
-    by_state_dict,
-    by_assigned_state_dict,
-    by_new_parameters,
-    in_place_on_data,
-    by_new_data,
-    by_slots,
-]
+ROUTES = {
+    route.__name__: route
+    for route in (
+        by_optimizer,
+        in_place,
+        by_state_dict,
+        by_assigned_state_dict,
+        by_new_parameters,
+        in_place_on_data,
+        by_new_data,
+        by_slots,
+    )
+}
 
 
-@pytest.mark.parametrize("grad", [True, False], ids=["grad", "no_grad"])
-@pytest.mark.parametrize("names", [("weight",), ("delay",), ("weight", "delay", "bias")], ids="-".join)
-@pytest.mark.parametrize("route", ROUTES, ids=lambda route: route.__name__)
-@pytest.mark.parametrize("build", LAYERS)
-def test_every_change_is_noticed(build, route, names, grad):
+@pytest.mark.parametrize(
+    ("route", "names", "build", "grad"),
+    pairwise(ROUTES, ["weight", "delay", "weight delay bias"], LAYERS, [True, False]),
+)
+def test_every_change_is_noticed(route, names, build, grad):
     layer = LAYERS[build]()
     x = inputs(layer)
     changed = {name: value.clone() for name, value in layer.state_dict().items()}
-    for name in names:
+    for name in names.split():
         changed[name] = LONGEST - changed[name] if name == "delay" else changed[name] + 1
     with torch.set_grad_enabled(grad):
         for each in x[:5]:
             layer(each)
-        route(layer, changed)
+        ROUTES[route](layer, changed)
         torch.testing.assert_close(layer(x[5]), looped(layer, x)[5])
     for name, value in layer.state_dict().items():
         torch.testing.assert_close(value, changed[name])
 
 
-def kernels_built(layer):
-    """How many kernels a layer has built so far."""
-    built = []
-    build = layer._kernel
-    layer._kernel = lambda: built.append(1) or build()
-    return built
+class Operations(TorchDispatchMode):
+    """Records the name and the number of results of each operation."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        self.seen.append((func.overloadpacket.__name__, getattr(result, "numel", int)()))
+        return result
+
+
+def kernels_built(layer, x):
+    """How many kernels a layer builds for these steps; each one needs the lags, an `arange`."""
+    with Operations() as operations:
+        for each in x:
+            layer(each)
+    return operations.seen.count(("arange", layer.max_delay + 1))
 
 
 @pytest.mark.parametrize("grad", [True, False], ids=["grad", "no_grad"])
-def test_one_kernel_serves_all_steps_of_a_sequence(grad):
+def test_one_kernel_serves_all_steps_until_a_change(grad):
     layer = LAYERS["linear"]()
-    built = kernels_built(layer)
+    x = inputs(layer)
     with torch.set_grad_enabled(grad):
-        for each in inputs(layer):
-            layer(each)
-        assert len(built) == 1
+        assert kernels_built(layer, x) == 1
+        assert kernels_built(layer, x) == 0
         with torch.no_grad():
             layer.delay.mul_(0.5)
-        for each in inputs(layer):
-            layer(each)
-    assert len(built) == 2
+        assert kernels_built(layer, x) == 1
+
+
+@pytest.mark.parametrize("forget", ["reset", "detach"])
+def test_reset_and_detach_forget_the_kernel(forget):
+    layer = LAYERS["linear"]()
+    x = inputs(layer)
+    kernels_built(layer, x)
+    getattr(layer, forget)()
+    assert kernels_built(layer, x) == 1
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda layer: pickle.loads(pickle.dumps(layer))])
+def test_copies_build_their_own_kernel(copied):
+    layer = LAYERS["linear"]()
+    x = inputs(layer)
+    kernels_built(layer, x)
+    assert kernels_built(copied(layer), x) == 1
+    assert kernels_built(layer, x) == 0
 
 
 @pytest.mark.parametrize("retain", [True, False])
@@ -127,9 +160,10 @@ def test_a_backward_forgets_the_kernel(retain):
         layer.zero_grad()
         layer.sequence(x).square().sum().backward()
         torch.testing.assert_close(found, layer.delay.grad)
+    assert kernels_built(layer, x) == 1
 
 
-def test_gradients_of_some_parameters_alone():
+def test_gradients_of_a_single_parameter_are_right():
     layer = LAYERS["linear"]()
     x = inputs(layer)
     for parameter in (layer.bias, layer.weight, layer.delay):
@@ -153,16 +187,18 @@ def test_thawing_and_freezing_are_noticed(name):
 @pytest.mark.parametrize("name", ["weight", "delay"])
 def test_a_new_parameter_of_the_same_values_gets_the_gradients(name):
     layer = LAYERS["linear"]()
-    x, old = inputs(layer), getattr(layer, name)
-    layer(x[0])
-    setattr(layer, name, nn.Parameter(old.detach().clone()))
+    x = inputs(layer)
+    old, new = (nn.Parameter(getattr(layer, name).detach().clone()) for _ in range(2))
+    for each in (old, new):
+        setattr(layer, name, each)
+        layer(x[0])
     layer(x[1]).square().sum().backward()
-    assert getattr(layer, name).grad is not None
+    assert new.grad is not None
     assert old.grad is None
 
 
 @pytest.mark.parametrize("quiet", [torch.no_grad, torch.inference_mode])
-def test_each_mode_of_autograd_has_its_own_kernel(quiet):
+def test_each_mode_of_autograd_gets_its_own_kernel(quiet):
     layer = LAYERS["linear"]()
     x = inputs(layer)
     with quiet():
@@ -175,7 +211,7 @@ def test_each_mode_of_autograd_has_its_own_kernel(quiet):
         assert not layer(x[2]).requires_grad
 
 
-def test_a_layer_born_in_inference_mode():
+def test_a_layer_built_in_inference_mode_notices_changes():
     with torch.inference_mode():
         layer = LAYERS["linear"]()
         x = inputs(layer)
@@ -184,11 +220,11 @@ def test_a_layer_born_in_inference_mode():
         torch.testing.assert_close(layer(x[1]), looped(layer, x)[1])
 
 
-def test_autocast_has_its_own_kernel(device):
+def test_autocast_gets_its_own_kernel(device):
     layer = LAYERS["linear"]().float()
     x = inputs(layer).float()
     with torch.no_grad():
-        for enabled in (False, True, False):
+        for enabled in (True, False, True):
             with torch.autocast(device.type, torch.bfloat16, enabled=enabled):
                 outputs = torch.stack([layer(each) for each in x[:2]])
             layer.history = None
@@ -199,9 +235,11 @@ def test_autocast_has_its_own_kernel(device):
 
 def test_autocast_casts_a_kernel_once(device):
     layer = LAYERS["linear"]().float()
-    with torch.autocast(device.type, torch.bfloat16):
-        layer(inputs(layer)[0].float())
-    assert layer._kernels._kernel.dtype == torch.bfloat16
+    size = layer.delay.numel() * (LONGEST + 1)
+    with torch.autocast(device.type, torch.bfloat16), Operations() as operations:
+        for each in inputs(layer).float():
+            layer(each)
+    assert operations.seen.count(("_to_copy", size)) == 1
 
 
 @pytest.mark.parametrize("wrap", [parametrizations.weight_norm, "prune"])
@@ -215,28 +253,17 @@ def test_computed_weights_are_never_kept(wrap):
         torch.testing.assert_close(layer(x[1]), looped(layer, x)[1])
 
 
-def test_conversions_forget_the_kernel():
-    layer = LAYERS["linear"]()
-    x = inputs(layer)
-    with torch.no_grad():
-        layer(x[0])
-        layer.float()(x[1].float())
-        torch.testing.assert_close(layer.double()(x[2]), looped(layer, x)[2], rtol=0, atol=1e-5)
-
-
-def test_copies_have_no_kernel_and_reset_forgets_it():
-    layer = LAYERS["linear"]()
-    layer(inputs(layer)[0])
-    assert copy.deepcopy(layer)._kernels._kernel is None
-    assert copy.copy(layer._kernels)._kernel is None
-    layer.reset()
-    assert layer._kernels._kernel is None
-
-
-def test_a_graph_keeps_no_layer_alive():
+def test_a_graph_outlives_its_layer():
     layer = DelayedLinear(3, 5, LONGEST)
-    outputs, alive = layer(torch.rand(2, 3)), weakref.ref(layer._kernels)
+    outputs, delay = layer(torch.rand(2, 3)), layer.delay
     del layer
-    gc.collect()
-    assert alive() is None
     outputs.sum().backward()
+    assert delay.grad.any()
+
+
+def test_a_layer_without_backward_can_be_freed():
+    layer = DelayedLinear(3, 5, LONGEST)
+    outputs, delay = layer(torch.rand(2, 3)), weakref.ref(layer.delay)
+    del layer, outputs
+    gc.collect()
+    assert delay() is None

@@ -11,19 +11,17 @@ import snntorch as snn
 import torch
 
 from snn_homeostasis import ArgumentError, CumulativeRate, ExponentialRate, NoSpikesError, WindowedRate
-from snn_homeostasis.observe.estimator import RateEstimator
-from snn_homeostasis.observe.hook import SpikeHook
-from snn_homeostasis.observe.shortcuts import is_current
+from snn_homeostasis.observe import RateEstimator, SpikeHook
 
 
-class FoldingRate(CumulativeRate):
-    """Folds its counts as others do after millions of steps."""
+class WideningRate(CumulativeRate):
+    """Counts in double precision as others do after millions of steps."""
 
-    fold_after = 4
+    float32_steps = 4
 
 
 ESTIMATORS = {
-    "folding": FoldingRate,
+    "widening": WideningRate,
     "cumulative": CumulativeRate,
     "exponential": functools.partial(ExponentialRate, tau=7.5),
     "windowed": functools.partial(WindowedRate, 6),
@@ -34,7 +32,7 @@ def weights(name: str, steps: int) -> list[float]:
     """The weight that the definition gives each of the last ``steps`` steps, oldest first."""
     ages = range(steps - 1, -1, -1)
     raw = {
-        "folding": [1.0 for _ in ages],
+        "widening": [1.0 for _ in ages],
         "cumulative": [1.0 for _ in ages],
         "exponential": [math.exp(-age / 7.5) for age in ages],
         "windowed": [float(age < 6) for age in ages],
@@ -69,8 +67,8 @@ def test_rate_is_its_definition(name, steps):
     for step in spikes.split(1):
         rate.update(step)
     torch.testing.assert_close(rate.rate.double(), recount(name, spikes), rtol=1e-6, atol=1e-7)
-    scaled, scale = rate.scaled()
-    torch.testing.assert_close(scaled.double() * scale, recount(name, spikes), rtol=1e-6, atol=1e-7)
+    pooled = recount(name, spikes).mean(0, keepdim=True)
+    torch.testing.assert_close(rate.batch_mean().double(), pooled, rtol=1e-6, atol=1e-7)
 
 
 @estimators
@@ -127,8 +125,8 @@ def _load(rate):
 
 
 def _assign(rate):
-    for name, state in list(rate.named_buffers()):
-        setattr(rate, name, state.clone())
+    for name in rate.state:
+        setattr(rate, name, None if getattr(rate, name) is None else getattr(rate, name).clone())
 
 
 def _update_another_batch(rate):
@@ -170,53 +168,12 @@ def test_a_copy_does_not_record_into_its_original(name, copier):
     assert copied.steps == 2
 
 
-@pytest.mark.parametrize("base", [CumulativeRate, ExponentialRate, WindowedRate])
-def test_another_update_is_used_for_recording_too(base):
-    class Halved(base):
-        def update(self, spikes):
-            super().update(spikes / 2)
-
-    rate = Halved(*() if base is CumulativeRate else (6,))
-    record = recorder(rate)
-    for _ in range(3):
-        record(torch.ones(2, 3))
-    assert rate.steps == 3
-    if base is not WindowedRate:  # keeps whether there was a spike
-        torch.testing.assert_close(rate.rate, torch.full((2, 3), 0.5))
-
-
-@pytest.mark.parametrize("way", [recorder, lambda rate: lambda step: rate.update(step.unsqueeze(0))])
-def test_counts_are_folded_before_they_are_too_large_for_float32(way):
-    rate = FoldingRate()
-    take = way(rate)
+def test_counts_are_exact_beyond_the_integers_of_float32():
+    rate = WideningRate()
     for _ in range(30):
-        take(torch.ones(2, 3))
-        assert rate.count.max() <= FoldingRate.fold_after
+        rate.update_step(torch.ones(2, 3))
+    assert rate.total.dtype == torch.float64
     torch.testing.assert_close(rate.rate, torch.ones(2, 3, dtype=torch.float32))
-
-
-@estimators
-@pytest.mark.parametrize("steps", [1, 4, 6, 9])
-@pytest.mark.parametrize("more", [0, 1, 3, 8])
-def test_memory_is_the_weight_of_the_past(name, steps, more):
-    rate = ESTIMATORS[name]()
-    rate.update(some_spikes(steps + more, 2, 3))
-    assert rate.memory(steps) == pytest.approx(sum(weights(name, steps + more)[:steps]))
-
-
-@estimators
-@pytest.mark.parametrize("steps", [1, 4, 6, 9])
-@pytest.mark.parametrize("batch", [1, 2, 5])
-def test_an_assumed_estimate_goes_on_like_a_past_of_that_rate(name, steps, batch):
-    rate, past = ESTIMATORS[name](), torch.rand(1, 3)
-    rate.update(some_spikes(5, 2, 3))
-    rate.assume(past, steps)
-    torch.testing.assert_close(rate.rate, past)
-    spikes = some_spikes(4, batch, 3)
-    for step in spikes:
-        rate.update(step.unsqueeze(0))
-    expected = recount(name, torch.cat([past.expand(steps, batch, 3), spikes]))
-    torch.testing.assert_close(rate.rate.double(), expected)
 
 
 @estimators
@@ -324,11 +281,29 @@ def test_saved_window_of_another_length_is_refused():
         WindowedRate(10).load_state_dict(saved.state_dict())
 
 
-def test_an_estimator_of_another_rate_does_not_inherit_the_scaled_one():
-    class Half(CumulativeRate):
-        @property
-        def rate(self):
-            return super().rate / 2
+def test_an_estimator_with_a_rate_of_its_own_is_refused():
+    with pytest.raises(ArgumentError, match=r"`Half` should define `update` and `weight`"):
 
-    assert is_current(CumulativeRate, "scaled", "rate")
-    assert not is_current(Half, "scaled", "rate")
+        class Half(CumulativeRate):
+            rate = 0.5
+
+
+class Latest(RateEstimator):
+    """A user's estimator, with the two definitions that it needs."""
+
+    def update(self, spikes):
+        self.total_for(spikes[0]).copy_(spikes[-1])
+        self.count(len(spikes), spikes.device)
+
+    @property
+    def weight(self):
+        return 1.0
+
+
+def test_an_estimator_needs_two_definitions():
+    rate = Latest()
+    record = recorder(rate)
+    for step in some_spikes(4, 2, 3):
+        record(step)
+    assert rate.steps == 4
+    assert torch.equal(rate.rate, step)

@@ -6,14 +6,12 @@ import weakref
 from collections.abc import Callable
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-from ..delays.connections import delay_channels
-from ..layers.inner import connect_cell
-from ..observe.hook import SpikeHook, SpikeListener
-from ..state import StepCount
-from ..updates.updater import Updater
+from ..delays import delay_channels
+from ..layers import connect_cell
+from ..observe import SpikeHook, SpikeListener
+from ..updates import Updater
 
 __all__ = ["Cell"]
 
@@ -24,14 +22,14 @@ class Cell:
     Args:
         layer: the layer whose parameters are regulated.
         neuron: the snntorch neuron whose rate they regulate.
-        norm: the batch norm between the two, if there is one. It cancels the layer's bias,
-            so ``param="bias"`` then means the norm's.
-        delay: a module between layer and neuron that delays each channel, as snntorch's
-            SynapticDelay does where it is installed; ``param="delay"`` then means its delay.
+        norm: the batch norm between the two, if there is one. It cancels the bias of the layer,
+            so ``param="bias"`` then means the bias of the norm.
+        delay: a module between layer and neuron that delays each channel, such as snntorch's
+            SynapticDelay where it is installed; ``param="delay"`` then means its delay.
 
     Attributes:
         connection: the receptive view and the parameters of the layer.
-        neuron: the observed neuron; ``cell.neuron.module`` is the user's own.
+        neuron: the hook on the neuron; ``cell.neuron.module`` is the user's own.
         updater: the slots.
 
     Raises:
@@ -56,40 +54,40 @@ class Cell:
         self.connection = connect_cell(layer, neuron, norm)
         if delay is not None:
             delay_channels(self.connection, delay)
-        self.neuron = SpikeHook(neuron, self.connection.require_output)
-        self.updater = Updater(self.connection)
+        self.neuron = hook = SpikeHook(neuron, self.connection.require_output)
+        self.updater = Updater(self.connection, lambda: hook.samples)  # `self` would make a cycle
         self._listeners: list[SpikeListener] = []
         self.neuron.open()
         weakref.finalize(self, self.neuron.close).atexit = False
 
     @property
     def training(self) -> bool:
-        """Whether the neuron is in training mode; otherwise the cell is frozen."""
+        """Whether the neuron is in training mode. Otherwise the cell is frozen."""
         return self.neuron.module.training
 
     def listen(self, listener: SpikeListener) -> None:
-        """Registers a listener, and hands it every observed spike."""
+        """Registers a listener and hands it every observed spike."""
         self._listeners.append(listener)
         self.neuron.listen(listener)
         self.updater.is_open = True
 
     def unlisten(self, listener: SpikeListener) -> None:
-        """Ends `listen`; with its last listener the cell lets go of the neuron."""
+        """Ends `listen`. Without listeners the cell leaves the neuron and closes its slots."""
         self._listeners = [other for other in self._listeners if other is not listener]
         self.neuron.unlisten(listener)
         if not self._listeners:
             self.neuron.close()
             self.updater.close()
 
-    def tune(self, listener: SpikeListener, is_on: bool) -> None:
-        """Hands spikes to a registered listener, or stops doing so until it is on again."""
+    def switch(self, listener: SpikeListener, is_on: bool) -> None:
+        """Switches the observation for a registered listener on or off."""
         if any(other is listener for other in self._listeners):
             (self.neuron.listen if is_on else self.neuron.unlisten)(listener)
 
     def add_monitor(
         self, name: str, attr: str, constructor: Callable[[str, nn.Module], Any], pool: Any, /, **tags: Any
     ) -> Any:
-        """Gives an inferno trainer a monitor of this cell's spikes, never one of another's."""
+        """Gives an inferno trainer a monitor of the spikes of this cell."""
         port = _MonitorPort()
         monitor = constructor(attr.rpartition(".")[2], port)
         self.listen(port)
@@ -105,17 +103,13 @@ class _MonitorPort(nn.Module):
 
     spike: Tensor
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.observed = StepCount()
-
-    def fit(self, spikes: Tensor) -> None:
-        pass
+    def update_step(self, spikes: Tensor) -> None:
+        self.spike = spikes != 0
+        self(self.spike)
 
     def update(self, spikes: Tensor) -> None:
         for step in spikes:
-            self.spike = step != 0
-            self(self.spike)
+            self.update_step(step)
 
-    def forward(self, spike: Tensor) -> torch.Size:
-        return spike.shape
+    def forward(self, spike: Tensor) -> None:
+        pass

@@ -2,56 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from torch import nn
 
 from ..errors import require
-from ..updates.bounds import UpdateBounds
-from ..updates.changes import joint_bounds
-from ..updates.slots import Slot
+from ..updates import UpdateBounds, common_bounds
 from .cell import Cell
 from .unit import Unit
 
-__all__ = ["key_of", "owners_of", "require_new", "select", "set_bounds"]
+__all__ = ["key_of", "require_new", "select", "set_bounds"]
 
 
 def key_of(name: str) -> str:
-    """The name of a cell as the key of a submodule."""
+    """Returns the name of a cell as the key of a submodule, which may hold no dot."""
     return name.replace(".", "/")
 
 
-def select(units: Iterable[Unit], cells: Iterable[str] | None) -> list[Unit]:
-    """The units of some names, or all.
+def select(units: Mapping[str, Unit], cells: Iterable[str] | None) -> list[Unit]:
+    """Returns the units of some names, or all.
 
     Raises:
         ArgumentError: for an unknown name.
     """
-    known = {unit.name: unit for unit in units}
-    names = known if cells is None else [cells] if isinstance(cells, str) else cells
+    if cells is None:
+        return list(units.values())
+    names = [cells] if isinstance(cells, str) else list(cells)
     for name in names:
-        listed = ", ".join(map(repr, known)) or "none yet"
-        require(name in known, "cells", f"name registered cells ({listed})", name, "Check the spelling.")
-    return [known[name] for name in dict.fromkeys(names)]
+        known = ", ".join(map(repr, units)) or "none yet"
+        require(name in units, "cells", f"name registered cells ({known})", name, "Check the spelling.")
+    return [units[name] for name in dict.fromkeys(names)]
 
 
-def owners_of(units: Iterable[Unit]) -> dict[Slot, Unit]:
-    """The slots of the cells that are not frozen, each with the first that has it."""
-    owners: dict[Slot, Unit] = {}
-    for unit in units:
-        if unit.active:
-            owners |= {slot: unit for slot in unit.all_slots if slot not in owners}
-    return owners
-
-
-def require_new(units: Iterable[Unit], name: str, cell: Cell, param: str) -> None:
+def require_new(units: Mapping[str, Unit], name: str, cell: Cell, param: str) -> None:
     """Checks that a cell can be registered.
 
     Raises:
         ArgumentError: if its name, or the cell with this param, is there already.
     """
-    units = list(units)
-    taken = {key_of(unit.name) for unit in units}
+    taken = set(map(key_of, units))
     require(
         bool(name) and key_of(name) not in taken and not hasattr(nn.ModuleDict, key_of(name)),
         "name",
@@ -59,7 +48,7 @@ def require_new(units: Iterable[Unit], name: str, cell: Cell, param: str) -> Non
         name,
         "Choose another, or `remove_cell` the old one.",
     )
-    for unit in units:
+    for unit in units.values():
         same = unit.cell.connection.layer is cell.connection.layer
         same = same and unit.cell.neuron.module is cell.neuron.module
         same = same and unit.cell.connection.norm is cell.connection.norm
@@ -74,14 +63,14 @@ def require_new(units: Iterable[Unit], name: str, cell: Cell, param: str) -> Non
 
 
 def set_bounds(units: Iterable[Unit], new: Unit, bounds: UpdateBounds | None) -> None:
-    """Gives the slot of a new unit its bounds; None leaves it as it is.
+    """Gives the slot of a new unit its bounds; None leaves it unchanged.
 
     Raises:
         ArgumentError: if a layer with the same parameter has others.
     """
     leaf = new.slot.reference.leaf
-    slots = [slot for unit in (*units, new) for slot in unit.all_slots]
+    slots = [slot for unit in (*units, new) for slot in unit.slots.values()]
     tied = [slot.bounds for slot in slots if slot.reference.leaf is leaf]
-    joint_bounds(new.slot.reference, *tied, bounds)
+    common_bounds(new.slot.reference, *tied, bounds)
     if bounds is not None:
         new.slot.bounds = bounds

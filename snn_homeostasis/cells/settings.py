@@ -1,4 +1,4 @@
-"""What a rule is told about a cell: checked once, then trusted."""
+"""The settings of a rule: checked once, then trusted."""
 
 from __future__ import annotations
 
@@ -11,16 +11,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..errors import ArgumentError, require
-from ..observe.estimator import RateEstimator
-from ..observe.rates import CumulativeRate
+from ..errors import require
+from ..observe import CumulativeRate, RateEstimator
 from ..state import TensorState
-from ..updates.bounds import UpdateBounds
+from ..updates import UpdateBounds
+from .targets import Target, check_target
 
-__all__ = ["BatchReduction", "CellState", "Settings", "Target", "check_target", "fit_target"]
+__all__ = ["BatchReduction", "CellState", "Settings"]
 
 BatchReduction = Callable[[Tensor, int], Tensor]
-Target = float | Tensor
 
 PARAMS = ("weight", "bias", "delay")
 
@@ -82,88 +81,46 @@ class Settings:
 
 
 class CellState(TensorState):
-    """The settings of one registered cell; its target is saved if it is a tensor.
+    """The settings of one registered cell. A user may change them at any time.
 
     Attributes:
-        plasticity: λ, may be changed at any time.
+        plasticity: λ, the change of the parameter per `step` at ``(r* - r) / r* = 1``.
         param: "weight", "bias" or "delay".
         batch_reduction: reduces a part over the batch.
     """
+
+    state = ("target_tensor",)
 
     def __init__(self, settings: Settings) -> None:
         super().__init__()
         self.plasticity = settings.plasticity
         self.param = settings.param
         self.batch_reduction: BatchReduction = settings.batch_reduction or torch.mean
-        self.register_buffer("target_tensor", None)
         self.target = settings.target
-
-    target_tensor: Tensor | None
 
     @property
     def target(self) -> Target | None:
-        """The target rate r*, in spikes per step: a number, a tensor, or None."""
+        """The target rate r* in spikes per step: a number, a tensor, or None."""
         return self._number if self.target_tensor is None else self.target_tensor
 
     @target.setter
     def target(self, target: Target | None) -> None:
         if target is not None:
             check_target(target)
-        is_tensor = isinstance(target, Tensor)
-        self._number = None if is_tensor else target
+        self._number = None if isinstance(target, Tensor) else target
         with torch.inference_mode(False):
             self.target_tensor = target.detach().clone() if isinstance(target, Tensor) else None
 
     @property
-    def key(self) -> tuple[object, ...]:
-        """Differs from an earlier one if a setting was changed since, and no tensor replaced."""
-        target = self._buffers["target_tensor"]
-        version = None if target is None else target._version
-        return self.plasticity, self.param, self.batch_reduction, self._number, version
+    def strength(self) -> float:
+        """The plasticity with its sign: a longer delay takes spikes apart, so delays change the other way."""
+        return -self.plasticity if self.param == "delay" else self.plasticity
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        own = self.target_tensor  # stays where the checkpoint has a number, which it does not save
+        own = self.target_tensor  # a checkpoint with a number does not save it
         super()._load_from_state_dict(state_dict, prefix, *args)
         if self.target_tensor is None:
             self.target_tensor = own
 
     def extra_repr(self) -> str:
         return f"plasticity={self.plasticity:g}, target={self.target}, param={self.param!r}"
-
-
-def check_target(target: Target) -> None:
-    """Checks that a target is a positive, finite rate.
-
-    Raises:
-        ArgumentError: if it, or an element of it, is not.
-    """
-    remedy = "It is a rate in spikes per step, for example 0.1."
-    if isinstance(target, Tensor):
-        positive = target.numel() > 0 and bool(((target > 0) & target.isfinite()).all())
-        smallest = target.min().item() if target.numel() else None
-        show = None if positive else f"a tensor of shape {list(target.shape)}, smallest {smallest}"
-        require(positive, "target", "be > 0 and finite everywhere", None, remedy, show=show)
-    else:
-        number = isinstance(target, int | float) and not isinstance(target, bool)
-        require(number and target > 0 and math.isfinite(target), "target", "be > 0", target, remedy)
-
-
-def fit_target(target: Target, rate: Tensor) -> Target:
-    """A target brought to the device of a rate ``[B, *N]`` that it broadcasts to.
-
-    Raises:
-        ArgumentError: if its shape is none of ``[*N]``, ``[1, *N]``, ``[B, *N]``, up to
-            sizes of 1.
-    """
-    if not isinstance(target, Tensor):
-        return target
-    sizes = zip(reversed(target.shape), reversed(rate.shape), strict=False)
-    fits = target.ndim in (0, rate.ndim - 1, rate.ndim)
-    fits = fits and all(size in (1, wanted) for size, wanted in sizes)
-    if not fits:
-        raise ArgumentError(
-            f"`target` should have the shape {list(rate.shape[1:])} of the neurons, or {list(rate.shape)} "
-            f"with the batch. Found shape {list(target.shape)}. Use size 1 where a dimension shares its "
-            "target, as in (C, 1, 1)."
-        )
-    return target.to(rate.device)

@@ -1,1 +1,11 @@
-"""Layers with one delay per synapse."""
+"""Layers with one trainable delay for each weight, and their place in a cell.
+
+`layers` holds the layers and `base` what they share. `interpolation` turns weights and delays into
+a kernel over time, and `kernels` keeps it from step to step. `connections` shows the delays to a cell.
+"""
+
+from .base import DelayedLayer
+from .connections import delay_channels
+from .layers import DelayedConv2d, DelayedLinear
+
+__all__ = ["DelayedConv2d", "DelayedLayer", "DelayedLinear", "delay_channels"]

@@ -1,14 +1,14 @@
-"""What the delayed layers share: delays, a history of inputs, and two forms of the same.
+"""The base of the delayed layers: the delays, the history of inputs, and the two ways to call.
 
-Which form is chosen by name, never by the shape of the input: `step` takes one time step and
-remembers the last ones; `sequence` takes all steps at once and remembers nothing.
+`step` takes one time step and remembers the last ones; `sequence` takes all steps at once and
+remembers nothing. The name of the method decides, never the shape of the input.
 """
 
 from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable
-from typing import Any, NoReturn, Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -23,46 +23,56 @@ DelayInit = float | Tensor | Callable[[Tensor], Tensor]
 
 
 class DelayedLayer(nn.Module):
-    """A plain layer with a delay for each weight; the base of `DelayedLinear` and `DelayedConv2d`.
+    """A plain layer with a delay for each weight: the base of `DelayedLinear` and `DelayedConv2d`.
 
     Attributes:
         delay: in steps, one for each weight. Outside ``[0, max_delay]`` it acts as the limit.
         max_delay: the longest delay, in steps.
         interpolation: "linear", "previous" or "nearest".
-        step_mode: whether ``layer(x)`` takes one step (True) or a whole sequence.
+        step_mode: whether ``layer(x)`` is `step` (True) or `sequence` (False).
+        history: the last ``max_delay`` inputs, or None.
+
+    >>> from snn_homeostasis import DelayedLinear
+    >>> layer = DelayedLinear(4, 2, max_delay=3)
+    >>> x = torch.rand(10, 8, 4)  # [T, B, in_features]
+    >>> outputs = torch.stack([layer.step(each) for each in x])
+    >>> torch.allclose(outputs, layer.sequence(x), atol=1e-6)
+    True
     """
 
     weight: Tensor
     delay: nn.Parameter
-    time_dim: int  # of windows and kernels, behind the channels
+    time_dim: int  # of windows and kernels, counted from behind
     shape: str
 
     def _take_delays(
         self, max_delay: int, interpolation: str, delay_init: DelayInit | None, step_mode: bool
     ) -> None:
-        """The part of the constructor that comes after the plain layer's own."""
+        """Completes the constructor after the constructor of the plain layer."""
         is_count = isinstance(max_delay, int) and not isinstance(max_delay, bool) and max_delay >= 0
-        require(is_count, "max_delay", "be an integer >= 0, in steps", max_delay, "Round it up.")
-        names = ", ".join(map(repr, INTERPOLATIONS))
-        known = interpolation in INTERPOLATIONS
-        require(known, "interpolation", f"be one of {names}", interpolation, "'linear' has a gradient.")
+        require(is_count, "max_delay", "be an integer >= 0", max_delay, "Give whole steps, such as 16.")
+        known, kinds = interpolation in INTERPOLATIONS, f"be one of {', '.join(map(repr, INTERPOLATIONS))}"
+        require(known, "interpolation", kinds, interpolation, "Choose 'linear' to train the delays.")
         self.max_delay, self.interpolation, self.step_mode = max_delay, interpolation, step_mode
         self.history: Tensor | None = None
         self._kernels = KernelCache()
         self.delay = nn.Parameter(_initial_delay(self.weight, max_delay, delay_init))
 
     def forward(self, x: Tensor) -> Tensor:
-        """`step`, or `sequence` if ``step_mode`` is False."""
+        """Calls `step`, or `sequence` if ``step_mode`` is False."""
         return self.step(x) if self.step_mode else self.sequence(x)
 
     def step(self, x: Tensor) -> Tensor:
-        """The output at one time step, which is added to the history.
+        """Returns the output at one time step and adds the input to the history.
 
-        An input of another shape (another batch, say) begins a new history, as it does with
-        the membranes of snntorch.
+        An input of another shape, such as another batch, begins a new history, as it begins a
+        new membrane in snntorch.
 
         Args:
-            x: what the plain layer takes.
+            x: the input of the plain layer.
+
+        Raises:
+            ArgumentError: if the plain layer takes no input of this shape.
         """
         self._require_input(x, 0)
         latest = x.unsqueeze(self.time_dim)
@@ -72,10 +82,13 @@ class DelayedLayer(nn.Module):
         return self._respond(window, kernel)
 
     def sequence(self, x: Tensor) -> Tensor:
-        """The output at all time steps; the history is neither read nor written.
+        """Returns the outputs at all time steps; neither reads nor writes the history.
 
         Args:
-            x: ``[T, ...]``, where ... is what the plain layer takes.
+            x: ``[T, ...]``, with ... the input of the plain layer and T > 0.
+
+        Raises:
+            ArgumentError: if T is 0, or if the plain layer takes no input of this shape.
         """
         self._require_input(x, 1)
         before = x.new_zeros(self.max_delay, *x.shape[1:])
@@ -83,7 +96,7 @@ class DelayedLayer(nn.Module):
         return self._convolve(window, self._kernel()).movedim(self.time_dim, 0).contiguous()
 
     def reset(self) -> None:
-        """Forgets the inputs of the past: call it before each new sequence of steps."""
+        """Forgets the past inputs; call it before each new sequence of steps."""
         self.history = None
         self._kernels.forget()
 
@@ -94,48 +107,45 @@ class DelayedLayer(nn.Module):
 
     @torch.no_grad()
     def clamp_delay_(self) -> None:
-        """Puts the delays inside ``[0, max_delay]``: call it after ``optimizer.step()``.
+        """Puts the delays inside ``[0, max_delay]``; call it after ``optimizer.step()``.
 
-        Without it a delay that an optimizer has pushed outside acts as the limit all the
-        same, but takes as long to come back.
+        A delay outside acts as the limit, but the optimizer has to bring it all the way back.
         """
         self.delay.clamp_(0, self.max_delay)
 
     @abstractmethod
     def _respond(self, window: Tensor, kernel: Tensor) -> Tensor:
-        """The output for a window of ``max_delay + 1`` steps."""
+        """Returns the output for a window of ``max_delay + 1`` steps."""
 
     @abstractmethod
     def _convolve(self, window: Tensor, kernel: Tensor) -> Tensor:
-        """The outputs, along ``time_dim``, for a window of more steps."""
+        """Returns the outputs, along ``time_dim``, for a longer window."""
 
     @abstractmethod
-    def _fits(self, shape: torch.Size) -> bool:
-        """Whether the shape is one that the plain layer takes."""
+    def _accepts(self, shape: torch.Size) -> bool:
+        """Whether the plain layer takes an input of this shape."""
 
     def _kernel(self) -> Tensor:
-        interpolation = INTERPOLATIONS[self.interpolation]
-        return delay_kernel(self.weight, self.delay, self.max_delay + 1, interpolation, dim=self.time_dim)
+        return delay_kernel(self.weight, self.delay, self.max_delay, self.interpolation, dim=self.time_dim)
 
     def _history_for(self, latest: Tensor) -> Tensor:
-        history, dim = self.history, self.time_dim
-        shape = list(latest.shape)
-        shape[dim] = self.max_delay
+        history, shape = self.history, list(latest.shape)
+        shape[self.time_dim] = self.max_delay
         if history is None or list(history.shape) != shape or history.device != latest.device:
             return latest.new_zeros(shape)
         return history
 
     def _require_input(self, x: Tensor, times: int) -> None:
-        if x.ndim <= times or not self._fits(x.shape[times:]) or 0 in x.shape[:times]:
-            self._refuse_input(x, times)
-
-    def _refuse_input(self, x: Tensor, times: int) -> NoReturn:
-        wanted, other = ("[T, " + self.shape[1:], "step") if times else (self.shape, "sequence")
+        if x.ndim > times and self._accepts(x.shape[times:]) and 0 not in x.shape[:times]:
+            return
+        wanted = self.shape.replace("[", "[T, ") + ", T > 0" if times else self.shape
+        found, other = ("sequence", "step") if times else ("single step", "sequence")
         raise ArgumentError(
-            f"`x` should have the shape {wanted}, T > 0. Found shape {list(x.shape)}. "
-            f"If it is no {'sequence' if times else 'single step'}, call `{other}` or change `step_mode`."
+            f"`x` should have the shape {wanted}. Found shape {list(x.shape)}. "
+            f"If it is no {found}, call `{other}` or change `step_mode`."
         )
 
+    # `_apply` serves `to`, `half`, `cuda` …; a buffer would follow them too, but DDP would broadcast it.
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         self.history = None if self.history is None else fn(self.history)
@@ -143,25 +153,27 @@ class DelayedLayer(nn.Module):
         return self
 
     def __getstate__(self) -> dict[str, Any]:
-        # copies and pickles have no graph
-        return self.__dict__ | {"history": None if self.history is None else self.history.detach()}
+        # torch copies and pickles no tensor that has a graph.
+        history = None if self.history is None else self.history.detach()
+        return self.__dict__ | {"history": history, "_kernels": KernelCache()}
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, max_delay={self.max_delay}, interpolation={self.interpolation!r}"
 
     @classmethod
-    def _around(cls, layer: nn.Linear | nn.Conv2d, delay_init: DelayInit, **options: Any) -> Self:
-        """Built with these options, but with the Parameters of a plain layer, which stay what they are."""
+    def _from_plain(cls, layer: nn.Module, names: str, init: DelayInit, **options: Any) -> Self:
+        """Builds a layer with the Parameters of a plain layer and its attributes in ``names``."""
         parameters = {name: getattr(layer, name) for name in ("weight", "bias")}
         for name, value in parameters.items():
             plain = value is None or type(value) is nn.Parameter
-            show = f"`{name}` of {type(layer).__name__}, which is none"
+            show = f"`{name}` of {type(layer).__name__}, a {type(value).__name__}"
             remedy = "Remove its parametrization, pruning or old-style norm; run a lazy layer first."
             require(plain, "layer", "have plain Parameters", None, remedy, show=show)
-        delayed = cls(bias=layer.bias is not None, device="meta", **options)
+        options |= {name: getattr(layer, name) for name in names.split()}
+        delayed = cls(bias=parameters["bias"] is not None, device="meta", **options)
         for name, value in parameters.items():
             delayed.register_parameter(name, value)
-        delayed.delay = nn.Parameter(_initial_delay(layer.weight, delayed.max_delay, delay_init))
+        delayed.delay = nn.Parameter(_initial_delay(delayed.weight, delayed.max_delay, init))
         return delayed.train(layer.training)
 
 
@@ -171,11 +183,11 @@ def _initial_delay(weight: Tensor, max_delay: int, init: DelayInit | None) -> Te
         if init is None:
             return delay.uniform_(0, max_delay)
         drawn = init(delay) if callable(init) else init
-        remedy = "Let the function return the delays, as those of torch.nn.init do."
+        remedy = "Return the delays from the function, as `torch.nn.init.ones_` does."
         require(drawn is not None, "delay_init", "return a tensor", None, remedy)
         delay.copy_(torch.as_tensor(drawn))
     inside = delay.is_meta or bool(((delay >= 0) & (delay <= max_delay)).all())
     show = None if inside else f"values from {delay.min():g} to {delay.max():g}"
-    remedy = "Raise `max_delay`, or clamp what it draws."
+    remedy = "Clamp the values, or raise `max_delay`."
     require(inside, "delay_init", f"be within [0, {max_delay}]", None, remedy, show=show)
     return delay

@@ -1,4 +1,4 @@
-"""Where the delays of a cell are: in its layer, or in a module between layer and neuron."""
+"""How a cell finds its delays: in its layer, or in a module between the layer and the neuron."""
 
 from __future__ import annotations
 
@@ -6,16 +6,15 @@ from typing import ClassVar
 
 from torch import nn
 
-from ..errors import require
-from ..layers.connections import ChannelConnection, Connection, DenseConnection, connect
-from ..layers.parameters import refer
+from ..errors import ArgumentError, require
+from ..layers import ChannelConnection, Connection, DenseConnection, connect, refer
 from .layers import DelayedConv2d, DelayedLinear
 
 __all__ = ["delay_channels"]
 
 
 class DelayedConnection(Connection):
-    """A layer with a delay for each weight."""
+    """The connection of a layer with a delay for each weight."""
 
     names: ClassVar[dict[str, str]] = {"weight": "weight", "bias": "bias", "delay": "delay"}
     layer: DelayedLinear | DelayedConv2d
@@ -27,47 +26,44 @@ class DelayedConnection(Connection):
 
 @connect.register(DelayedLinear)
 class DelayedDenseConnection(DelayedConnection, DenseConnection):
-    """A `DelayedLinear`."""
+    """The connection of a `DelayedLinear`."""
 
 
 @connect.register(DelayedConv2d)
 class DelayedChannelConnection(DelayedConnection, ChannelConnection):
-    """A `DelayedConv2d`."""
+    """The connection of a `DelayedConv2d`."""
 
 
 def delay_channels(connection: Connection, delay: nn.Module) -> None:
-    """Gives a connection the delays of a module that delays each channel of the layer's output.
+    """Adds the delays of a module that delays each channel of a layer's output.
 
     Args:
-        connection: of the layer in front of it.
-        delay: has ``delay``, a Parameter with an entry for each channel, and ``max_delay``, both
-            in steps, like snntorch's SynapticDelay.
+        connection: the connection of the layer.
+        delay: the module, such as SynapticDelay of snntorch. It has ``max_delay`` in steps and a
+            Parameter ``delay``, ``[C]`` in steps, with C the number of channels.
 
     Raises:
-        ArgumentError: if it has not, or if the layer has delays of its own.
+        ArgumentError: if the module lacks one of these, or if the layer has delays itself.
     """
-    kind = type(delay).__name__
+    kind, channels = type(delay).__name__, connection.features
+    show = f"`delay = {kind}` behind {type(connection.layer).__name__}"
+    remedy = "Leave it out: the rule then regulates the delays of the layer."
+    alone = "delay" not in connection.references
+    require(alone, "delay", "be None for a layer with its own delays", None, remedy, show=show)
     value, longest = getattr(delay, "delay", None), getattr(delay, "max_delay", None)
-    require(
-        "delay" not in connection.references,
-        "delay",
-        "be None for a layer that has delays of its own",
-        None,
-        "Leave it out: the delays of the layer are regulated.",
-        show=f"`delay = {kind}` behind {type(connection.layer).__name__}",
-    )
-    fits = isinstance(value, nn.Parameter) and value.shape == (connection.features,)
-    found = "no `delay`" if value is None else f"`delay` of shape {list(value.shape)}"
-    require(
-        fits and isinstance(longest, int | float),
-        "delay",
-        f"have a Parameter `delay` of shape {[connection.features]}, and `max_delay`",
-        None,
-        f"Build SynapticDelay with `channels={connection.features}, learn_delay=True`.",
-        show=f"{kind} with {found}{'' if isinstance(value, nn.Parameter) else ', no Parameter'}",
-    )
+    if (
+        not isinstance(value, nn.Parameter)
+        or value.shape != (channels,)
+        or not isinstance(longest, int | float)
+    ):
+        found = "no `delay`" if value is None else f"`delay` of shape {list(getattr(value, 'shape', ()))}"
+        found += "" if isinstance(value, nn.Parameter) else ", no Parameter"
+        raise ArgumentError(
+            f"`delay` should have a Parameter `delay` of shape {[channels]}, and a number `max_delay`. Found "
+            f"{kind} with {found}, and `max_delay = {longest!r}`. "
+            f"Build SynapticDelay with `channels={channels}, learn_delay=True`."
+        )
     reference = refer(delay, "delay")
     assert reference is not None
-    assert isinstance(longest, int | float)
     connection.references["delay"] = reference
     connection.limits["delay"] = (0.0, float(longest))

@@ -1,4 +1,4 @@
-"""Delays as convolution kernels over time: the weight of a synapse, put at its delay."""
+"""Delays as convolution kernels over time: each kernel holds a weight at the lag of its delay."""
 
 from __future__ import annotations
 
@@ -8,68 +8,70 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["INTERPOLATIONS", "Interpolation", "delay_kernel"]
+__all__ = ["INTERPOLATIONS", "delay_kernel"]
 
-Interpolation = Callable[[Tensor], Tensor]
-
-# Which delay a fractional one stands for. Rounding has a gradient of zero.
-INTERPOLATIONS: dict[str, Interpolation] = {
+# The delay that a fractional one stands for. A rounded delay has a gradient of zero.
+INTERPOLATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "linear": lambda delay: delay,
     "previous": torch.ceil,
     "nearest": lambda delay: (delay + 0.5).floor(),
 }
 
 
-def delay_kernel(
-    weight: Tensor, delay: Tensor, taps: int, interpolation: Interpolation, *, dim: int
-) -> Tensor:
-    r"""The kernel over time of a layer whose synapses have delays.
+def delay_kernel(weight: Tensor, delay: Tensor, max_delay: int, interpolation: str, *, dim: int) -> Tensor:
+    r"""Returns the kernel over time of synapses with delays.
 
-    It has one tap per step from ``taps - 1`` steps ago to now, the oldest first, so that it
-    correlates with a window of inputs in the order of time:
+    .. math:: k_l = w \, (1 - |l - \phi(d)|)_+
 
-    .. math:: k_l = w \, (1 - |l - d|)_+
+    with k_l the tap at lag l in steps, w the weight, d its delay and φ the interpolation. The
+    oldest tap comes first, so the kernel correlates with a window of inputs in the order of time.
 
-    at lag l, for a weight w and its delay d. At an integer delay the two one-sided slopes
-    differ. The gradient is their mean, the centred difference, since either alone would
-    point away from a target on the other side; at the limits it is the slope inwards.
+    At an integer delay the gradient is the centred difference, since either one-sided slope points
+    away from a target on the other side. At the limits the gradient is the slope inwards.
 
     Args:
-        weight: of any shape.
-        delay: of the same shape, in steps. Outside ``[0, taps - 1]`` it acts as the limit,
-            and its gradient is the limit's, so that it can come back.
-        taps: ``max_delay + 1``.
-        interpolation: one of `INTERPOLATIONS`.
-        dim: where the taps stand in the kernel, counted from behind.
+        weight: ``[...]``, any shape.
+        delay: ``[...]``, in steps. Outside ``[0, max_delay]`` it acts as the limit and gets the
+            gradient of the limit, so an optimizer can bring it back.
+        max_delay: the longest delay, in steps.
+        interpolation: a name in `INTERPOLATIONS`.
+        dim: the dimension of the taps in the kernel, negative.
 
     Returns:
-        The weight's shape with ``taps`` inserted at ``dim``.
+        ``[...]`` with ``max_delay + 1`` inserted at ``dim``.
+
+    >>> delay_kernel(torch.tensor([2.0]), torch.tensor([1.5]), 2, "linear", dim=-1)
+    tensor([[1., 1., 0.]])
     """
-    limited = delay + (delay.clamp(0, taps - 1) - delay).detach()
-    kernel: Tensor = _LinearKernel.apply(weight, interpolation(limited), taps, dim)  # type: ignore[no-untyped-call]
+    limited = delay + (delay.clamp(0, max_delay) - delay).detach()  # `clamp` alone stops the gradient
+    sampled = INTERPOLATIONS[interpolation](limited)
+    kernel: Tensor = _LinearKernel.apply(weight, sampled, max_delay, dim)  # type: ignore[no-untyped-call]
     return kernel
 
 
 class _LinearKernel(torch.autograd.Function):
+    """The kernel with the centred gradient at integers, which autograd does not give."""
+
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(weight: Tensor, delay: Tensor, taps: int, dim: int) -> Tensor:
+    def forward(weight: Tensor, delay: Tensor, max_delay: int, dim: int) -> Tensor:
+        # bfloat16 holds whole numbers up to 256 only.
         delay = delay.to(torch.promote_types(delay.dtype, torch.float32)).unsqueeze(dim)
-        lags = torch.arange(taps - 1, -1, -1, device=delay.device, dtype=delay.dtype)
+        lags = torch.arange(max_delay, -1, -1, device=delay.device, dtype=delay.dtype)
         kernel = delay - lags.reshape(-1, *(1,) * (-1 - dim))
         kernel = kernel.abs_().neg_().add_(1).clamp_min_(0).mul_(weight.unsqueeze(dim))
         return kernel.to(weight.dtype)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, int, int], output: Tensor) -> None:
-        weight, delay, ctx.taps, ctx.dim = inputs
+        weight, delay, ctx.max_delay, ctx.dim = inputs
         ctx.save_for_backward(weight, delay)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
         weight, delay = ctx.saved_tensors
-        oldest, dim = ctx.taps - 1, ctx.dim
+        oldest, dim = ctx.max_delay, ctx.dim
 
         def at(lag: Tensor) -> Tensor:
             return grad.gather(dim, (oldest - lag).long().unsqueeze(dim)).squeeze(dim)

@@ -1,12 +1,13 @@
-"""Which layer drives which neuron.
+"""Finds which layer drives which neuron.
 
-`chains` reads it off an `nn.Sequential`; `tracing` runs any other model on an example, on
-copies (`isolation`), watches where the data goes (`watching`, `marks`) and checks what arrives
-(`alignment`). Both give `links`, which `finding` turns into cells and `building` builds.
+`chains` reads the order of calls from an `nn.Sequential`. `tracing` runs any other model on an
+example: `isolation` copies what the run may change, `recorder` and `provenance` follow the data
+from layers to neurons, and `alignment` compares channels with neurons. Both give `links`, which
+`finding` names and `building` turns into cells.
 """
 
-from .building import announce, build_cells
+from .building import build_cells, warn_about
 from .finding import FoundCell, find_cells
 from .links import Choice
 
-__all__ = ["Choice", "FoundCell", "announce", "build_cells", "find_cells"]
+__all__ = ["Choice", "FoundCell", "build_cells", "find_cells", "warn_about"]

@@ -1,37 +1,37 @@
-"""Whether what a neuron receives is a layer's channels, in their order, and with which sign."""
+"""Compares what a neuron receives with a layer's channels: their order, and the sign."""
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from ..layers.connections import Connection
-from .marks import Source
+from ..layers import Connection
+from .provenance import Source
 
 __all__ = ["Alignment", "align"]
 
-# what rounding may leave of a derivative: of one in half precision, and of one that a norm cancels
+# Half precision leaves an error of up to 2e-2 of a derivative. A norm that cancels a derivative
+# leaves less than 1e-4 of it.
 ROUNDING = 2e-2
 CANCELLED = 1e-4
 
 OTHER_FEATURES = "with other features than the layer has channels"
 
-Triple = tuple[Tensor, Tensor, Tensor]
-
 
 @dataclass(frozen=True)
 class Alignment:
-    """How what a neuron, or a norm, receives follows the output of a layer.
+    """How the input of a neuron, or of a norm, follows the output of a layer.
 
     Attributes:
-        slope: the largest derivative; 0 if nothing of the output is seen to arrive, None if no
+        slope: the largest derivative; 0 if the input does not change with the output, None if no
             gradient connects the two.
-        sign: 1 if it rises with the output, -1 if it falls, 0 if that differs.
-        problem: why the layer's channels are not to be found in it, or None.
+        sign: 1 if the input rises with the output, -1 if it falls, 0 if both occur.
+        problem: why the input does not show the layer's channels in order, or None.
     """
 
     slope: float | None = None
@@ -40,28 +40,21 @@ class Alignment:
 
     @classmethod
     def of_all(cls, calls: Sequence[Alignment]) -> Alignment:
-        """What several calls of a neuron show together."""
+        """The alignment that several calls of a neuron show together."""
         slopes = [each.slope for each in calls if each.slope is not None]
         signs = {each.sign for each in calls if each.slope != 0.0}
-        problems = [each.problem for each in calls if each.problem is not None]
-        return cls(
-            max(slopes, default=None),
-            signs.pop() if len(signs) == 1 else 0,
-            problems[0] if problems else None,
-        )
+        problem = next((each.problem for each in calls if each.problem is not None), None)
+        return cls(max(slopes, default=None), signs.pop() if len(signs) == 1 else 0, problem)
 
 
 def align(received: Tensor, drivers: Sequence[tuple[Connection, Source]]) -> list[Alignment]:
-    """Compares the channels of layers with the features of what is received.
+    """Compares the channels of layers with the features of an input ``[B, *N]``.
 
-    Vector-Jacobian products tell, for all layers of one layout together. Where feature f depends
-    on channel f alone, weighting the features by c_f weights the derivative of channel f by c_f,
-    whatever other weights the entries have. Where those weights matter but their mean does not, a
-    normalisation cancels what is added. The sum of all entries gives the sign.
-
-    Args:
-        received: ``[B, *N]``.
-        drivers: connection of each layer, and its output, or that of a norm behind it.
+    Three derivatives are taken by the output of each layer, or of the norm behind it: of the sum
+    over the input, of the sum with a random weight w for each entry, and with c·w, where c is
+    random for each feature. If feature f depends on channel f alone, the third derivative is c
+    times the second. If the first is zero and the second is not, a normalisation cancels what is
+    added to the output. The first gives the sign.
 
     Returns:
         One alignment for each driver.
@@ -72,37 +65,32 @@ def align(received: Tensor, drivers: Sequence[tuple[Connection, Source]]) -> lis
     aligned: dict[int, Alignment] = {}
     for indices in layouts.values():
         connection, sources = drivers[indices[0]][0], [drivers[index][1] for index in indices]
-        aligned |= zip(indices, _align(received, connection, sources), strict=True)
+        aligned |= zip(indices, _align_layout(received, connection, sources), strict=True)
     return [aligned[index] for index in range(len(drivers))]
 
 
 @torch.enable_grad()
-def _align(received: Tensor, connection: Connection, sources: Sequence[Source]) -> list[Alignment]:
+def _align_layout(received: Tensor, connection: Connection, sources: Sequence[Source]) -> list[Alignment]:
     try:
         rows = connection.positions(received)
     except (RuntimeError, IndexError):
         return [_mismatch(received, source, OTHER_FEATURES) for source in sources]
     factor = torch.rand(1, rows.shape[1], 1, device=rows.device).to(rows.dtype) + 0.5
     weight = torch.rand(rows.shape, device=rows.device).to(rows.dtype) + 0.5
-    found = zip(
-        *(_derivatives(weighted, sources) for weighted in (rows, weight * rows, factor * weight * rows)),
-        strict=True,
-    )
+    sums = (_derivatives(each, sources) for each in (rows, weight * rows, factor * weight * rows))
     return [
         _judge(received, source, connection, factor, derivatives)
-        for source, derivatives in zip(sources, found, strict=True)
+        for source, *derivatives in zip(sources, *sums, strict=True)
     ]
 
 
 def _derivatives(rows: Tensor, sources: Sequence[Source]) -> list[Tensor | None]:
-    """Of the sum of the rows, by what was added to each source."""
+    """The derivative of the sum of the rows by the shift of each source."""
     shifts = [source.shift for source in sources if source.shift is not None]
-    if not shifts or not rows.requires_grad:
-        return [None] * len(sources)
-    try:
-        grads = torch.autograd.grad(rows.sum(), shifts, retain_graph=True, allow_unused=True)
-    except RuntimeError:  # a graph that is not meant to be read
-        return [None] * len(sources)
+    grads: Sequence[Tensor | None] = [None] * len(shifts)
+    if shifts and rows.requires_grad:
+        with suppress(RuntimeError):  # reentrant checkpoints refuse `grad`
+            grads = torch.autograd.grad(rows.sum(), shifts, retain_graph=True, allow_unused=True)
     known = dict(zip(map(id, shifts), grads, strict=True))
     return [known.get(id(source.shift)) for source in sources]
 
@@ -112,13 +100,13 @@ def _judge(
     source: Source,
     connection: Connection,
     factor: Tensor,
-    derivatives: tuple[Tensor | None, ...],
+    derivatives: Sequence[Tensor | None],
 ) -> Alignment:
     grads = [each for each in derivatives if each is not None]
     if len(grads) < len(derivatives):
         if _has_layout(received, source):
             return Alignment()
-        return _mismatch(received, source, "without a gradient that tells the order")
+        return _mismatch(received, source, "without a gradient that shows the order")
     slope = max(map(_largest, grads))
     if slope == 0.0:
         return Alignment(0.0)
@@ -126,11 +114,12 @@ def _judge(
         summed, weighted, refactored = map(connection.positions, grads)
     except (RuntimeError, IndexError):
         return _mismatch(received, source, OTHER_FEATURES)
-    if not _largest(refactored - factor * weighted) <= ROUNDING * slope:
+    rounding = ROUNDING * slope
+    # `not <=` also refuses NaN
+    if not _largest(refactored - factor * weighted) <= rounding:
         return _mismatch(received, source, "with its channels reordered or mixed")
     if _largest(summed) < CANCELLED * slope:
         return _mismatch(received, source, "through a normalisation that cancels whatever is added to it")
-    rounding = ROUNDING * slope
     return Alignment(slope, sign=bool((summed > rounding).any()) - bool((summed < -rounding).any()))
 
 
@@ -139,6 +128,7 @@ def _largest(tensor: Tensor) -> float:
 
 
 def _has_layout(received: Tensor, source: Source) -> bool:
+    """Whether an input has the shape of a layer's output, or of the output after pooling."""
     if source.shape is None or len(source.shape) < received.ndim:
         return False
     pooled = len(source.shape) == received.ndim and source.shape[1] == received.shape[1]

@@ -1,4 +1,4 @@
-"""Builds the cells that were found, and says what is peculiar about them."""
+"""Builds the cells that were found, and warns about what may surprise."""
 
 from __future__ import annotations
 
@@ -8,58 +8,49 @@ from dataclasses import replace
 
 from torch import nn
 
-from ..cells.cell import Cell
+from ..cells import Cell
 from ..errors import HomeostasisError, require, warn
 from .finding import FoundCell
-from .links import listed
+from .links import quoted
 
-__all__ = ["announce", "build_cells"]
+__all__ = ["build_cells", "warn_about"]
 
 Built = Sequence[tuple[FoundCell, Cell]]
 
 
 def build_cells(model: nn.Module, found: Sequence[FoundCell], param: str, frozen: Collection[str]) -> Built:
-    """Builds the cells whose layer has a parameter, or raises for all that cannot be built.
-
-    Args:
-        model: has the modules.
-        found: the cells.
-        param: the parameter to be regulated.
-        frozen: paths of neurons whose layers may be frozen (``requires_grad=False``).
+    """Builds the cells whose layer has the parameter; only the named neurons may have a frozen layer.
 
     Raises:
-        ArgumentError: naming every neuron none of whose layers has the parameter.
-        HomeostasisError: for what cannot be built, all at once.
+        ArgumentError: if no layer of a neuron has the parameter. It names all such neurons.
+        HomeostasisError: if cells cannot be built. It has the messages of all of them.
     """
-    built = _build(model, found if param == "bias" else _once_per_layer(found))
-    offering = [(each, cell) for each, cell in built if _offers(cell, param, each.neuron in frozen)]
+    offering: list[tuple[FoundCell, Cell]] = []
+    left_out: list[str] = []
+    for each, cell in _build(model, found if param == "bias" else _once_per_layer(found)):
+        if _offers(cell, param, each.neuron in frozen):
+            offering.append((each, cell))
+        elif not _is_inside(each):
+            left_out.append(each.layer)
     lacking = {each.neuron for each in found} - {each.neuron for each, _ in offering}
     require(
         not lacking,
         "param",
-        "be a parameter of a layer of every neuron, and not frozen",
+        "be a trainable parameter of a layer of every neuron",
         param,
-        f"None is there for {listed(sorted(lacking))}: build its layer with one, take another param, or "
+        f"None is there for {quoted(sorted(lacking))}: build its layer with one, choose another param, or "
         "name a frozen layer in `pairs=`.",
     )
-    offered = {id(cell) for _, cell in offering}
-    left_out = [each.layer for each, cell in built if id(cell) not in offered and not _is_inside(each)]
     if left_out:
-        warn(f"Left out: {listed(left_out)}, with no {param}, or a frozen one. Their neurons have others.")
+        warn(f"Left out: {quoted(left_out)}, with no {param} or a frozen one. The neurons have other layers.")
     return offering
 
 
-def announce(built: Built, param: str, by_hand: bool) -> None:
-    """Warns of what a user may not expect of the cells together.
-
-    Args:
-        built: the cells.
-        param: the regulated parameter.
-        by_hand: whether the user has chosen among the layers.
-    """
-    messages = [*_of_shared_parameters(built, param), *_of_signs(built)]
+def warn_about(built: Built, param: str, by_hand: bool) -> None:
+    """Warns about what a user may not expect; ``by_hand`` if the user chose among the layers."""
+    messages = [*_shared_parameters(built, param), *_signs(built)]
     if not by_hand:
-        messages += _of_several_layers(built)
+        messages += _several_layers(built)
     for message in messages:
         warn(message)
 
@@ -73,24 +64,22 @@ def _build(model: nn.Module, found: Sequence[FoundCell]) -> Built:
         except HomeostasisError as error:
             errors.append(error)
     if errors:
-        kinds = {type(error) for error in errors}
-        kind = kinds.pop() if len(kinds) == 1 else HomeostasisError
+        kind = type(errors[0]) if len(set(map(type, errors))) == 1 else HomeostasisError
         raise kind("\n".join(dict.fromkeys(map(str, errors))))
     return built
 
 
 def _once_per_layer(found: Sequence[FoundCell]) -> list[FoundCell]:
-    """Where a layer has several norms, their biases are parameters apart, but its own are not."""
+    """One cell for each layer: its norms have a bias each, but they share its weight."""
     once: dict[tuple[str, str], FoundCell] = {}
     for each in found:
-        once.setdefault(
-            (each.neuron, each.layer), replace(each, name=each.name.removesuffix(f":{each.norm}"))
-        )
+        name = each.name.removesuffix(f":{each.norm}")
+        once.setdefault((each.neuron, each.layer), replace(each, name=name))
     return list(once.values())
 
 
 def _is_inside(found: FoundCell) -> bool:
-    """Whether the layer is one that the neuron carries."""
+    """Whether the neuron carries the layer."""
     return found.layer.startswith(f"{found.neuron}.")
 
 
@@ -99,7 +88,7 @@ def _offers(cell: Cell, param: str, frozen: bool) -> bool:
     return reference is not None and (frozen or reference.leaf.requires_grad)
 
 
-def _of_several_layers(built: Built) -> Iterator[str]:
+def _several_layers(built: Built) -> Iterator[str]:
     layers: dict[str, list[str]] = defaultdict(list)
     for each, _ in built:
         if not _is_inside(each):
@@ -107,24 +96,24 @@ def _of_several_layers(built: Built) -> Iterator[str]:
     for neuron, paths in layers.items():
         if len(set(paths)) > 1:
             yield (
-                f"Several layers drive `{neuron}`: {listed(paths)}. Each is regulated as a cell of its own; "
-                "choose among them with `include=` or `exclude=`."
+                f"Several layers drive `{neuron}`: {quoted(paths)}. Each has a cell of its own. "
+                "Choose among them with `include=` or `exclude=`."
             )
 
 
-def _of_shared_parameters(built: Built, param: str) -> Iterator[str]:
+def _shared_parameters(built: Built, param: str) -> Iterator[str]:
     sharing: dict[int, list[FoundCell]] = defaultdict(list)
     for each, cell in built:
         sharing[id(cell.connection.references[param].leaf)].append(each)
     for cells in sharing.values():
         if len(cells) > 1:
             yield (
-                f"One {param} drives several neurons: that of {listed(each.layer for each in cells)} drives "
-                f"{listed(each.neuron for each in cells)}. It moves by the sum of what they ask for."
+                f"One {param} drives several neurons: the {param} of {quoted(each.layer for each in cells)} "
+                f"drives {quoted(each.neuron for each in cells)}. It moves by the sum of their updates."
             )
 
 
-def _of_signs(built: Built) -> Iterator[str]:
+def _signs(built: Built) -> Iterator[str]:
     for each, _ in built:
         if each.sign < 0:
             yield (
@@ -133,6 +122,6 @@ def _of_signs(built: Built) -> Iterator[str]:
             )
         elif each.sign == 0:
             yield (
-                f"`{each.neuron}` receives `{each.layer}` with a sign that differs from place to place: cell "
-                f"{each.name!r} may stay away from its target. Leave it out with `exclude=`."
+                f"The input of `{each.neuron}` rises with `{each.layer}` in some places and falls in others: "
+                f"cell {each.name!r} may not reach its target. Leave it out with `exclude=`."
             )

@@ -1,4 +1,4 @@
-"""Links of a model whose order of calls is known without running it: that of `nn.Sequential`."""
+"""Links of an `nn.Sequential`, whose order of calls is known without a run."""
 
 from __future__ import annotations
 
@@ -6,54 +6,36 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from torch import nn
-from torch.nn.modules.activation import ReLU
-from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.modules.dropout import _DropoutNd
-from torch.nn.modules.instancenorm import _InstanceNorm
-from torch.nn.modules.padding import _ConstantPadNd, _ReflectionPadNd, _ReplicationPadNd
-from torch.nn.modules.pooling import (
-    _AdaptiveAvgPoolNd,
-    _AdaptiveMaxPoolNd,
-    _AvgPoolNd,
-    _LPPoolNd,
-    _MaxPoolNd,
-)
+from torch.nn.modules.batchnorm import _NormBase  # base of all batch and instance norms; no public name yet
 
-from ..layers.connections import is_layer
-from ..observe.neurons import is_neuron
-from .links import Link, inner_links, join, title
+from ..layers import is_layer
+from ..observe import is_neuron
+from .links import Link, describe, inner_links, join
 
 __all__ = ["NORMS", "chain_links"]
 
-NORMS = (_BatchNorm, _InstanceNorm, nn.GroupNorm)
+NORMS = (_NormBase, nn.GroupNorm)
+PER_DIMENSION = (
+    "AdaptiveAvgPool", "AdaptiveMaxPool", "AvgPool", "LPPool", "MaxPool",
+    "ConstantPad", "ReflectionPad", "ReplicationPad", "Dropout",
+)  # fmt: skip
 KEEP_CHANNELS = (
-    _AdaptiveAvgPoolNd,
-    _AdaptiveMaxPoolNd,
-    _AvgPoolNd,
-    _ConstantPadNd,
-    _DropoutNd,
-    _LPPoolNd,
-    _MaxPoolNd,
-    _ReflectionPadNd,
-    _ReplicationPadNd,
-    nn.Identity,
-    nn.Upsample,
-    ReLU,
-)
-UNKNOWN_ORDER = "its model calls it from code of its own; `example=` lets it be watched"
+    *(getattr(nn, f"{kind}{axes}d") for kind in PER_DIMENSION for axes in (1, 2, 3)),
+    nn.AlphaDropout, nn.Dropout, nn.FeatureAlphaDropout, nn.Identity, nn.ReLU, nn.Unflatten, nn.Upsample,
+)  # fmt: skip
+UNKNOWN_ORDER = "the model's own code calls it, in an order that only a run shows: pass `example=`"
 
 
 def chain_links(model: nn.Module) -> list[Link]:
-    """The links of an `nn.Sequential`, nested or inside other modules.
+    """The links of each `nn.Sequential` in a model, and of layers inside neurons.
 
-    Between layer and neuron may stand norms, pooling, flatten, dropout and padding. Layers
-    inside a neuron are found in any model.
+    Norms, pooling, flatten, dropout and padding may separate a layer from its neuron.
     """
     links: list[Link] = []
     seen: set[int] = set()
     for path, neuron, driver in _neurons(model):
         if id(neuron) in seen:
-            links.append(Link(path, problem="one neuron object stands in two places"))
+            links.append(Link(path, problem="one neuron object is used in two places"))
         seen.add(id(neuron))
         outer = Link(path, driver.layer, driver.norm, problem=None if driver.layer else driver.reason)
         links += inner_links(path, neuron, [outer])
@@ -62,11 +44,11 @@ def chain_links(model: nn.Module) -> list[Link]:
 
 @dataclass(frozen=True)
 class _Driver:
-    """What drives the next neuron of a chain, as far as it is known."""
+    """The layer and the norm that drive the next neuron of a chain, or why they are unknown."""
 
     layer: str | None = None
     norm: str | None = None
-    reason: str = "no layer stands in front of it"
+    reason: str = "no layer precedes it"
 
 
 def _neurons(model: nn.Module) -> Iterator[tuple[str, nn.Module, _Driver]]:
@@ -80,7 +62,7 @@ def _neurons(model: nn.Module) -> Iterator[tuple[str, nn.Module, _Driver]]:
 
 
 def _chains(module: nn.Module, path: str) -> Iterator[tuple[list[tuple[str, nn.Module]], _Driver]]:
-    """Runs of modules that call one another in the order in which they stand."""
+    """Runs of modules that call one another in order, each with the driver at its start."""
     if is_neuron(module):
         yield [(path, module)], _Driver(reason=UNKNOWN_ORDER)
     elif _is_plain_sequential(module):
@@ -95,9 +77,10 @@ def _chains(module: nn.Module, path: str) -> Iterator[tuple[list[tuple[str, nn.M
 
 
 def _flattened(sequential: nn.Module, path: str) -> Iterator[tuple[str, nn.Module]]:
-    # not named_children, which leaves out a module that stands in two places
-    for name, child in sequential._modules.items():
-        assert child is not None
+    # `named_children` skips a module that is used twice
+    for name, child in sequential.named_modules(remove_duplicate=False):
+        if not name or "." in name:
+            continue
         if _is_plain_sequential(child):
             yield from _flattened(child, join(path, name))
         else:
@@ -105,19 +88,16 @@ def _flattened(sequential: nn.Module, path: str) -> Iterator[tuple[str, nn.Modul
 
 
 def _after(driver: _Driver, path: str, module: nn.Module) -> _Driver:
-    """The driver behind one more module that is no neuron."""
+    """The driver behind one more module, which is no neuron."""
     if isinstance(module, NORMS):
         return _Driver(driver.layer, path, driver.reason)
     if is_layer(module):
         return _Driver(path)
-    if isinstance(module, KEEP_CHANNELS) or _is_batch_flatten(module):
+    keeps_batch = isinstance(module, nn.Flatten) and module.start_dim == 1
+    if keeps_batch or isinstance(module, KEEP_CHANNELS):
         return driver
-    return _Driver(reason=f"{title(path, module)} stands in front of it and may mix channels")
+    return _Driver(reason=f"{describe(path, module)} precedes it and may mix channels")
 
 
 def _is_plain_sequential(module: nn.Module) -> bool:
     return isinstance(module, nn.Sequential) and type(module).forward is nn.Sequential.forward
-
-
-def _is_batch_flatten(module: nn.Module) -> bool:
-    return isinstance(module, nn.Unflatten) or (isinstance(module, nn.Flatten) and module.start_dim == 1)

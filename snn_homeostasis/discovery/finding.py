@@ -1,19 +1,19 @@
-"""Finds the cells of a model, or says of every neuron why its layers cannot be known."""
+"""Finds the cells of a model, or says for every neuron why its layers cannot be known."""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
 
-from ..cells.cell import Cell
+from ..cells import Cell
 from ..errors import UnpairedNeuronError, warn
-from ..layers.connections import is_layer
+from ..layers import is_layer
 from .chains import chain_links
-from .links import Choice, Link, chosen, listed, paired, title, told_apart
+from .links import Choice, Link, Pairs, apply_pairs, describe, filter_links, mark_unverified, quoted
 from .tracing import traced_links
 
 __all__ = ["FoundCell", "find_cells"]
@@ -21,16 +21,21 @@ __all__ = ["FoundCell", "find_cells"]
 
 @dataclass(frozen=True)
 class FoundCell:
-    """Module paths of a neuron and of a layer that drives it.
+    """The module paths of a neuron and of a layer that drives it.
 
-    Attributes:
-        name: of the cell: the neuron's path, followed by the layer's if it has several, and by
-            the norm's if the layer has several.
+    Args:
+        name: name of the cell: the neuron's path, then the layer's path if several layers drive
+            the neuron, then the norm's path if several norms follow the layer.
         layer: path of the layer.
         neuron: path of the neuron.
         norm: path of the normalisation between the two, or None.
-        sign: 1 if the neuron's input rises with the output of the layer, or of the norm, -1 if it
-            falls, 0 if that differs from place to place.
+        sign: 1 if the neuron's input rises with the output of the layer, or of the norm, -1 if
+            it falls, 0 if some entries rise and others fall.
+
+    >>> import snntorch as snn, torch
+    >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), snn.Leaky(beta=0.9, init_hidden=True))
+    >>> FoundCell("lif", layer="0", neuron="1").build(model)
+    Cell(Linear -> Leaky)
     """
 
     name: str
@@ -40,7 +45,12 @@ class FoundCell:
     sign: int = 1
 
     def build(self, model: nn.Module) -> Cell:
-        """The cell of these modules."""
+        """Builds the cell from the model's modules.
+
+        Raises:
+            UnsupportedLayerError: if the class of the layer is not registered.
+            UnsupportedNeuronError: if the neuron emits no spikes.
+        """
         norm = None if self.norm is None else model.get_submodule(self.norm)
         return Cell(model.get_submodule(self.layer), model.get_submodule(self.neuron), norm)
 
@@ -49,33 +59,32 @@ def find_cells(
     model: nn.Module,
     example: Any = None,
     *,
-    pairs: Mapping[str, str | Sequence[str]] | None = None,
+    pairs: Pairs | None = None,
     include: Choice | None = None,
     exclude: Choice | None = None,
 ) -> list[FoundCell]:
-    """Finds which layers drive which neurons of a model.
+    """Finds which layers drive which neurons of a model: one cell for each layer of each neuron.
 
-    With an example the model runs once, and its data is followed from the output of each layer,
-    through every operation, to the input of each neuron. Derivatives then tell whether the
-    neurons are the layer's channels in their order. The run leaves no trace in the model's
-    modules: buffers, parameters, gradients, hooks, containers and random states are as before.
-    What it keeps elsewhere, in objects of its own classes say, sees the run. It takes about the
+    With an example, the model runs once. Every operation on the data is followed, from the output
+    of each layer to the input of each neuron. Derivatives then show whether the neurons are the
+    layer's channels, in order. The run changes no buffer, parameter, gradient, hook, container or
+    random state. It does change what the model keeps in objects of its own classes. It takes the
     memory of a training step and of a second copy of the model.
 
-    Without an example, the order of calls has to be that of an `nn.Sequential`.
+    Without an example, the order of calls is read from each `nn.Sequential`.
 
     Args:
-        model: is run in the mode it is in.
-        example: an input of the model, or a tuple of its arguments, or a dict of them by name.
-        pairs: neuron → layer, or a list of layers, by module path. They take the place of what
-            is found; without an example, exactly these are taken.
-        include: keep only the cells of these: paths of layers, of neurons or of modules around
-            them, or types of layers.
-        exclude: leave out the cells of these, with whatever cannot be known of them.
+        model: a model in any mode; it runs in that mode.
+        example: an input of the model, a tuple of its arguments, or a dict of them by name.
+        pairs: neuron → layer, or a list of layers, by module path. They replace what is found;
+            without an example, there are no other cells.
+        include: paths of layers, of neurons or of modules around them, or types of layers. Only
+            their cells are kept.
+        exclude: the same, for cells to leave out, known or not.
 
     Raises:
-        UnpairedNeuronError: naming every neuron whose layers cannot be known, and why.
-        ArgumentError: for a choice that nothing in the model fits.
+        UnpairedNeuronError: if the layers of a neuron cannot be known. It names all such neurons.
+        ArgumentError: if nothing in the model matches ``include`` or ``exclude``.
 
     >>> import snntorch as snn, torch
     >>> class Net(torch.nn.Module):
@@ -96,38 +105,40 @@ def find_cells(
         links = traced_links(model, example)
     elif pairs is None:
         links = chain_links(model)
-    links = told_apart(chosen(model, paired(model, links, pairs or {}), include, exclude))
+    links = mark_unverified(filter_links(model, apply_pairs(model, links, pairs or {}), include, exclude))
     if not links or any(link.problem for link in links):
-        raise UnpairedNeuronError(_describe(model, links))
+        raise UnpairedNeuronError(_report(model, links))
     for note in dict.fromkeys(note for link in links for note in link.notes):
         warn(note)
-    return _named(links)
+    return _named_cells(links)
 
 
-def _named(links: Sequence[Link]) -> list[FoundCell]:
-    norms: dict[str, dict[str, set[str | None]]] = defaultdict(lambda: defaultdict(set))
+def _named_cells(links: Sequence[Link]) -> list[FoundCell]:
+    norms: dict[str, dict[str | None, set[str | None]]] = defaultdict(lambda: defaultdict(set))
     for link in links:
-        assert link.layer is not None
         norms[link.neuron][link.layer].add(link.norm)
-    found = []
+    cells = []
     for link in links:
-        assert link.layer is not None
-        name = [link.neuron or "neuron"]
-        name += [link.layer] if len(norms[link.neuron]) > 1 else []
-        name += [link.norm] if link.norm and len(norms[link.neuron][link.layer]) > 1 else []
-        found.append(FoundCell(":".join(name), link.layer, link.neuron, link.norm, link.sign))
-    return found
+        layer = link.layer or ""
+        parts = [link.neuron or "neuron"]
+        parts += [layer] if len(norms[link.neuron]) > 1 else []
+        parts += [link.norm] if link.norm and len(norms[link.neuron][link.layer]) > 1 else []
+        cells.append(FoundCell(":".join(parts), layer, link.neuron, link.norm, link.sign))
+    return cells
 
 
-def _describe(model: nn.Module, links: Sequence[Link]) -> str:
+def _report(model: nn.Module, links: Sequence[Link]) -> str:
     modules = dict(model.named_modules(remove_duplicate=False))
     problems = dict.fromkeys(
-        f"  {title(link.neuron, modules.get(link.neuron))}: {link.problem}" for link in links if link.problem
+        f"  {describe(link.neuron, modules.get(link.neuron))}: {link.problem}"
+        for link in links
+        if link.problem
     )
-    layers = listed(path for path, module in modules.items() if path and is_layer(module))
+    layers = quoted(path for path, module in modules.items() if path and is_layer(module))
     lines = "\n".join(problems) or "  the model has no spiking neuron"
     return (
-        f"`model` should tell which layer drives each neuron. Found {type(model).__name__}, where this "
-        f"cannot be known:\n{lines}\nName them by module path: attach(model, pairs={{'neuron': 'layer'}}), "
-        f"or leave them out: exclude=['neuron'], or ['layer']. The layers are {layers or 'none'}."
+        "`model` should show which layer drives each neuron. Found a model of class "
+        f"{type(model).__name__}, where this cannot be known:\n{lines}\n"
+        "Name the layers by module path: attach(model, pairs={'neuron': 'layer'}), or leave cells out: "
+        f"exclude=['neuron'], or ['layer']. The layers are {layers or 'none'}."
     )

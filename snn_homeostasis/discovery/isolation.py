@@ -1,4 +1,4 @@
-"""A model that can be run without a trace: on copies of everything that a run may change."""
+"""Runs a model on copies, and then puts everything back that the run may change."""
 
 from __future__ import annotations
 
@@ -20,37 +20,36 @@ Memo = dict[int, Any]
 
 
 @contextmanager
-def isolated(model: nn.Module, bystanders: Iterable[nn.Module] = ()) -> Iterator[None]:
-    """Within it, all modules hold copies of their tensors, containers and hooks.
+def isolated(model: nn.Module, others: Iterable[nn.Module] = ()) -> Iterator[None]:
+    """Gives a model copies of its tensors, containers and hooks while the body runs.
 
-    The originals are put back untouched, with their identity and their version counters, also
-    after an exception. The random states of Python, NumPy and torch are restored. A tensor that
-    is found in several places is one copy. What the model keeps outside its modules, and objects
-    of other classes than tensors, arrays, generators and built-in containers, are not covered.
-
-    Args:
-        model: is run eagerly within, also where it is compiled.
-        bystanders: other modules, whose buffers may be replaced meanwhile.
+    Afterwards, also after an exception, the modules hold their originals, with unchanged version
+    counters, and Python, NumPy and torch have their random states of before. A tensor in several
+    places has one copy. Objects outside the modules, and of classes other than tensors, arrays,
+    generators and built-in containers, are not copied. A compiled model runs eagerly. Other modules
+    keep their buffers.
     """
-    saved = [(module.__dict__, dict(module.__dict__)) for module in model.modules()]
-    saved += [(module._buffers, dict(module._buffers)) for module in bystanders]
+    saved = [(vars(module), dict(vars(module))) for module in model.modules()]
+    # `named_buffers` hides buffers that are None; a public list of all would replace this
+    saved += [(module._buffers, dict(module._buffers)) for module in others]
     memo: Memo = {}
     with ExitStack() as stack:
         stack.enter_context(_random_states(model))
-        stack.callback(_put_back, saved)
+        for attributes, originals in saved:
+            stack.callback(attributes.update, originals)
+            stack.callback(attributes.clear)  # the last callback runs first
         for module in model.modules():
-            attributes = module.__dict__
+            attributes = vars(module)
             attributes |= {name: copied(value, memo) for name, value in attributes.items()}
+            # compiled code does not see the copies; a public way back to eager would replace this
             attributes["_compiled_call_impl"] = None
         yield
 
 
 def copied(value: Any, memo: Memo | None = None) -> Any:
-    """A copy of tensors, arrays, generators and built-in containers; other objects as they are.
+    """Copies tensors, without their graph, arrays, generators and built-in containers; keeps other objects.
 
-    Args:
-        value: a tensor is detached from its graph.
-        memo: id of an original → its copy, kept over several calls.
+    The memo maps the id of an original to its copy, for several calls.
     """
     memo = {} if memo is None else memo
     if id(value) not in memo:
@@ -60,7 +59,7 @@ def copied(value: Any, memo: Memo | None = None) -> Any:
 
 @singledispatch
 def _copy(value: Any, memo: Memo) -> Any:
-    # their classes are not imported: they are there if the model has them
+    # by name: to import NumPy takes time, and a model may do without
     is_array_or_generator = type(value).__module__.partition(".")[0] in ("numpy", "random")
     return copy.deepcopy(value) if is_array_or_generator and not callable(value) else value
 
@@ -71,7 +70,7 @@ def _(value: Tensor, memo: Memo) -> Tensor:
     if not value.requires_grad:
         return new
     leaf = new.requires_grad_()
-    return leaf if value.is_leaf else leaf.clone()  # which may be changed in place
+    return leaf if value.is_leaf else leaf.clone()  # in-place operations refuse leaves
 
 
 @_copy.register
@@ -84,29 +83,20 @@ def _(value: torch.Generator, memo: Memo) -> torch.Generator:
     return torch.Generator(value.device).set_state(value.get_state())
 
 
-@_copy.register
-def _(value: dict, memo: Memo) -> Any:  # type: ignore[type-arg]
-    if type(value) not in (dict, OrderedDict, defaultdict):
+@_copy.register(dict)
+@_copy.register(list)
+@_copy.register(deque)
+def _(value: Any, memo: Memo) -> Any:
+    if type(value) not in (dict, OrderedDict, defaultdict, list, deque):
         return value
-    new = memo[id(value)] = copy.copy(value)
-    for key, each in value.items():
+    new = memo[id(value)] = copy.copy(value)  # first, since a container may hold itself
+    for key, each in value.items() if isinstance(value, dict) else enumerate(value):
         new[key] = copied(each, memo)
     return new
 
 
-@_copy.register(list)
-@_copy.register(deque)
-def _(value: Any, memo: Memo) -> Any:
-    if type(value) not in (list, deque):
-        return value
-    new = memo[id(value)] = copy.copy(value)
-    for index, each in enumerate(value):
-        new[index] = copied(each, memo)
-    return new
-
-
-@_copy.register
-def _(value: tuple, memo: Memo) -> Any:  # type: ignore[type-arg]
+@_copy.register(tuple)
+def _(value: tuple[Any, ...], memo: Memo) -> Any:
     make: Callable[..., Any] | None = tuple if type(value) is tuple else getattr(type(value), "_make", None)
     items = [copied(each, memo) for each in value]
     if make is None or all(new is old for new, old in zip(items, value, strict=True)):
@@ -114,15 +104,7 @@ def _(value: tuple, memo: Memo) -> Any:  # type: ignore[type-arg]
     return make(items)
 
 
-@_copy.register
-def _(value: set, memo: Memo) -> Any:  # type: ignore[type-arg]
-    return copy.copy(value)
-
-
-def _put_back(saved: list[tuple[dict[str, Any], dict[str, Any]]]) -> None:
-    for attributes, originals in saved:
-        attributes.clear()
-        attributes.update(originals)
+_copy.register(set, lambda value, memo: copy.copy(value))
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""What is known of a model: which layer drives which neuron, or why that cannot be known."""
+"""Links: a layer that drives a neuron, or the problem that keeps the layer unknown."""
 
 from __future__ import annotations
 
@@ -9,27 +9,32 @@ from dataclasses import dataclass, replace
 from torch import nn
 
 from ..errors import require
-from ..layers.inner import inner_layers
-from ..observe.neurons import is_neuron
+from ..layers import inner_layers
+from ..observe import is_neuron
 
-__all__ = ["Choice", "Link", "chosen", "inner_links", "join", "listed", "paired", "title", "told_apart"]
+__all__ = [
+    "Choice", "Link", "Pairs", "apply_pairs", "describe", "filter_links", "inner_links", "join",
+    "mark_unverified", "quoted",
+]  # fmt: skip
 
-Choice = Sequence[str | type[nn.Module]] | str | type[nn.Module]
+Selector = str | type[nn.Module]
+Choice = Sequence[Selector] | Selector
+Pairs = Mapping[str, str | Sequence[str]]
 
 
 @dataclass(frozen=True)
 class Link:
-    """A layer that drives a neuron, or a problem of the two.
+    """A layer that drives a neuron, or a problem with the two.
 
     Attributes:
         neuron: path of the neuron.
-        layer: path of the layer; None if the problem is the neuron's.
+        layer: path of the layer; None if the problem concerns the neuron alone.
         norm: path of the normalisation between the two, or None.
-        sign: 1 if the neuron's input rises with the output of the layer, or of the norm, -1 if it
-            falls, 0 if that differs from place to place.
-        problem: what stands against regulating the neuron by the layer, or None.
-        notes: what else the user should know of the neuron.
-        is_verified: whether derivatives showed that the layer's channels arrive in their order.
+        sign: 1 if the neuron's input rises with the output of the layer, or of the norm, -1 if
+            it falls, 0 if some entries rise and others fall.
+        problem: why the layer cannot regulate the neuron, or None.
+        notes: warnings about the neuron.
+        is_verified: whether derivatives show that the layer's channels arrive in order.
     """
 
     neuron: str
@@ -41,37 +46,27 @@ class Link:
     is_verified: bool = True
 
     def below(self, path: str) -> Link:
-        """The link in a model that holds this one under a path."""
+        """The link in a larger model, where this model has the given path."""
         layer, norm = (None if each is None else join(path, each) for each in (self.layer, self.norm))
         return replace(self, neuron=join(path, self.neuron), layer=layer, norm=norm)
 
 
-def inner_links(path: str, neuron: nn.Module, drivers: Sequence[Link]) -> list[Link]:
-    """The links of a neuron that may carry layers inside.
+def inner_links(path: str, neuron: nn.Module, outer: Sequence[Link]) -> list[Link]:
+    """The links of a neuron: of its inner layers, and of outer ones unless an inner layer takes the input."""
+    layers = inner_layers(neuron)
+    inner = [Link(path, join(path, name)) for name in layers]
+    return [*outer, *inner] if all(layer.recurrent for layer in layers.values()) else inner
 
-    Args:
-        path: of the neuron.
-        neuron: the module.
-        drivers: the links of the layers outside; they count unless an inner layer takes the input.
+
+def apply_pairs(model: nn.Module, links: Sequence[Link], pairs: Pairs) -> list[Link]:
+    """Replaces the links of the neurons that the user pairs with layers, by module path.
+
+    A pair that was also found keeps its norm and its sign.
     """
-    inner = inner_layers(neuron)
-    own = [Link(path, join(path, name)) for name in inner]
-    return [*drivers, *own] if all(each.recurrent for each in inner.values()) else own
-
-
-def paired(model: nn.Module, links: Sequence[Link], pairs: Mapping[str, str | Sequence[str]]) -> list[Link]:
-    """The links with those of some neurons replaced by what the user names.
-
-    A norm and a sign that were found for a named pair are kept.
-
-    Args:
-        model: has the modules.
-        links: as found.
-        pairs: neuron → layer or layers, by module path.
-    """
-    modules, first = _paths(model)
+    modules, first = _modules_by_path(model)
     found = {(link.neuron, link.layer): link for link in links}
-    result = [link for link in links if link.neuron not in {first.get(neuron) for neuron in pairs}]
+    paired = {first.get(neuron) for neuron in pairs}
+    result = [link for link in links if link.neuron not in paired]
     for neuron, layers in pairs.items():
         if neuron not in modules or not is_neuron(modules[neuron]):
             result.append(Link(neuron, problem="no neuron of the model has this path"))
@@ -83,89 +78,76 @@ def paired(model: nn.Module, links: Sequence[Link], pairs: Mapping[str, str | Se
     return result
 
 
-def chosen(
+def filter_links(
     model: nn.Module, links: Sequence[Link], include: Choice | None, exclude: Choice | None
 ) -> list[Link]:
-    """The links that are wanted.
-
-    Args:
-        model: has the modules.
-        links: as found.
-        include: paths of layers, of neurons or of modules around them, and types of layers;
-            None for all.
-        exclude: the same, for those not wanted.
+    """The links that the user wants, by paths and types of modules.
 
     Raises:
-        ArgumentError: for a path or a type that nothing in the model has, or if nothing is left.
+        ArgumentError: if no module has a path or a type, or if no link is left.
     """
-    modules, first = _paths(model)
-    choices: dict[str, list[str | type[nn.Module]]] = {}
-    for name, choice in (("include", include), ("exclude", exclude)):
-        for each in _each_of(choice):
-            known = (
-                each in modules
-                if isinstance(each, str)
-                else any(map(each.__instancecheck__, modules.values()))
-            )
-            require(known, name, "name paths or types of modules of the model", each, "Check the spelling.")
-        choices[name] = [first[each] if isinstance(each, str) else each for each in _each_of(choice)]
-    wanted = [link for link in links if include is None or _is_among(link, choices["include"], modules)]
-    wanted = [link for link in wanted if not _is_among(link, choices["exclude"], modules)]
+    modules, first = _modules_by_path(model)
+    included, excluded = (
+        [first[each] if isinstance(each, str) else each for each in _known(name, choice, modules)]
+        for name, choice in (("include", include), ("exclude", exclude))
+    )
+    wanted = [link for link in links if include is None or _matches(link, included, modules)]
+    wanted = [link for link in wanted if not _matches(link, excluded, modules)]
     require(
         bool(wanted) or not links,
         "include, exclude",
         "leave a cell",
         None,
-        "Choose among the paths and the types of its layers and neurons.",
+        "Choose among the paths and the types of the model's layers and neurons.",
         show=f"`include = {include!r}, exclude = {exclude!r}`, which leave none",
     )
     return wanted
 
 
-def told_apart(links: Sequence[Link]) -> list[Link]:
-    """The links with what stands against those that no derivative has verified.
+def mark_unverified(links: Sequence[Link]) -> list[Link]:
+    """Adds a note or a problem to each link that no derivative verifies.
 
-    One layer alone is taken on trust, which is noted. Of several it is not clear which of them
-    reaches the neuron.
+    A neuron's only layer is taken on trust, with a note. Where a neuron has several layers, it
+    is unclear which of them reach it, and each gets a problem.
     """
     layers: dict[str, set[str | None]] = defaultdict(set)
     for link in links:
         layers[link.neuron].add(link.layer)
     return [
-        link if link.is_verified or link.problem else _unverified(link, several=len(layers[link.neuron]) > 1)
+        link if link.is_verified or link.problem else _marked(link, len(layers[link.neuron]))
         for link in links
     ]
 
 
-def _unverified(link: Link, several: bool) -> Link:
-    if several:
-        problem = f"without a gradient it is not clear whether `{link.layer}` reaches it: name its layers"
+def _marked(link: Link, layers: int) -> Link:
+    if layers > 1:
+        problem = f"no gradient shows whether `{link.layer}` reaches it: name its layers in `pairs=`"
         return replace(link, problem=problem)
     note = (
-        f"No gradient connects `{link.layer}` with `{link.neuron}`: that its neurons are the layer's "
-        "channels in their order is taken on trust."
+        f"No gradient connects `{link.layer}` with `{link.neuron}`. It is taken on trust that the neurons "
+        "are the layer's channels, in order."
     )
     return replace(link, notes=(*link.notes, note))
 
 
 def join(path: str, name: str) -> str:
-    """The path of a child; either may be empty, which is the model itself."""
+    """The path of a child; the empty path is the model itself."""
     return f"{path}.{name}" if path and name else path or name
 
 
-def listed(paths: Iterable[str]) -> str:
-    """How messages list paths, each once."""
+def quoted(paths: Iterable[str]) -> str:
+    """Paths as messages show them, each once."""
     return ", ".join(f"`{path}`" for path in dict.fromkeys(paths))
 
 
-def title(path: str, module: nn.Module | None) -> str:
-    """How messages call a module; None where a path leads nowhere."""
+def describe(path: str, module: nn.Module | None) -> str:
+    """A module as messages show it; None if no module has the path."""
     kind = "" if module is None else f" ({type(module).__name__})"
     return f"`{path or 'model'}`{kind}"
 
 
-def _paths(model: nn.Module) -> tuple[dict[str, nn.Module], dict[str, str]]:
-    """All modules by path, and the first path of the module with each path."""
+def _modules_by_path(model: nn.Module) -> tuple[dict[str, nn.Module], dict[str, str]]:
+    """All modules by path, and the first path of each module by each of its paths."""
     modules = dict(model.named_modules(remove_duplicate=False))
     first: dict[nn.Module, str] = {}
     for path, module in modules.items():
@@ -173,13 +155,18 @@ def _paths(model: nn.Module) -> tuple[dict[str, nn.Module], dict[str, str]]:
     return modules, {path: first[module] for path, module in modules.items()}
 
 
-def _each_of(choice: Choice | None) -> Iterable[str | type[nn.Module]]:
+def _known(name: str, choice: Choice | None, modules: Mapping[str, nn.Module]) -> Sequence[Selector]:
+    """A choice as a sequence, after a check that a module has each path and type."""
     if choice is None:
         return []
-    return [choice] if isinstance(choice, str | type) else choice
+    choice = [choice] if isinstance(choice, str | type) else choice
+    known = {*modules, *(kind for module in modules.values() for kind in type(module).__mro__)}
+    for each in choice:
+        require(each in known, name, "name paths or types of modules of the model", each, "Check its name.")
+    return choice
 
 
-def _is_among(link: Link, choice: Iterable[str | type[nn.Module]], modules: Mapping[str, nn.Module]) -> bool:
+def _matches(link: Link, choice: Iterable[Selector], modules: Mapping[str, nn.Module]) -> bool:
     paths = [path for path in (link.neuron, link.layer) if path is not None]
     return any(
         any(path == each or path.startswith(f"{each}.") for path in paths)

@@ -1,4 +1,4 @@
-"""Links of any model: it runs once, and its data is followed from layers to neurons."""
+"""Links of any model: it runs once on an example, and its data is followed from layers to neurons."""
 
 from __future__ import annotations
 
@@ -13,30 +13,24 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from ..errors import HomeostasisError
-from ..layers.connections import Connection
-from ..layers.inner import connect_cell, inner_layers
-from ..observe.neurons import all_neurons, is_neuron
+from ..layers import Connection, connect_cell, inner_layers
+from ..observe import all_neurons, is_neuron
 from .alignment import Alignment, align
 from .isolation import copied, isolated
-from .links import Link, inner_links, join, listed
-from .marks import Arrival, Key, Source
-from .obstacles import obstacles
-from .watching import Seen, Watch
+from .links import Link, inner_links, join, quoted
+from .provenance import Arrival, Key, Source
+from .recorder import NeuronRecord, Recorder
+from .unsupported import unsupported_modules
 
 __all__ = ["traced_links"]
 
 
 def traced_links(model: nn.Module, example: Any) -> list[Link]:
-    """The links of a model, seen while it runs on an example. It is left as it was.
-
-    Args:
-        model: runs once, in the mode it is in, from fresh membranes.
-        example: what it takes: a tensor, or a tuple or dict of arguments.
-    """
-    if isinstance(model, DistributedDataParallel):  # its own forward would wait for other processes
+    """The links that a run on an example shows. The run leaves the model unchanged."""
+    if isinstance(model, DistributedDataParallel):  # its own forward waits for other processes
         return [link.below("module") for link in traced_links(model.module, example)]
-    if found := obstacles(model):
-        return found
+    if problems := unsupported_modules(model):
+        return problems
     wants_graph = torch.is_grad_enabled()
     with torch.inference_mode(False), torch.enable_grad():
         try:
@@ -44,96 +38,100 @@ def traced_links(model: nn.Module, example: Any) -> list[Link]:
         except RuntimeError:
             if wants_graph:
                 raise
-    with torch.inference_mode(False), torch.no_grad():  # it may be made for that alone
+    # the model may change parameters in place, which works without gradients alone
+    with torch.inference_mode(False), torch.no_grad():
         return _trace(model, example)
 
 
 def _trace(model: nn.Module, example: Any) -> list[Link]:
-    bystanders = all_neurons() - set(model.modules())  # `utils.reset` reaches them from any model
-    with _eagerly(), isolated(model, bystanders):
-        watch = Watch(model)
-        with watch.running():
+    other_neurons = all_neurons() - set(model.modules())  # `utils.reset` in any model resets them all
+    with _eagerly(), isolated(model, other_neurons):
+        recorder = Recorder(model)
+        with recorder.running():
             _run(model, copied(example))
-        return [link for path in watch.neurons for link in _links(watch, path)]
+        return [link for path in recorder.neurons for link in _links(recorder, path)]
 
 
-def _links(watch: Watch, path: str) -> list[Link]:
-    """The links of the neuron with this path."""
-    seen = watch.seen.get(path)
-    if seen is None:
-        return [Link(path, problem="it was not called, or as `neuron.forward(...)`, which no hook sees")]
-    problem = _problem(watch, path, seen)
-    drivers = _drivers(watch, path, seen) if problem is None else [Link(path, problem=problem)]
-    return inner_links(path, watch.modules[path], drivers)
+def _links(recorder: Recorder, path: str) -> list[Link]:
+    """The links of one neuron."""
+    record = recorder.records.get(path)
+    if record is None:
+        return [Link(path, problem="it was not called as `neuron(...)`; no hook sees `neuron.forward(...)`")]
+    problem = _problem(recorder, path, record)
+    drivers = _drivers(recorder, path, record) if problem is None else [Link(path, problem=problem)]
+    return inner_links(path, recorder.modules[path], drivers)
 
 
-def _problem(watch: Watch, path: str, seen: Seen) -> str | None:
-    """Why the layers of a neuron cannot be known, if they cannot."""
-    known = {join(path, name) for name in inner_layers(watch.modules[path])}
-    unknown = {layer for layer in watch.called - known if layer.startswith(f"{path}.")}
+def _problem(recorder: Recorder, path: str, record: NeuronRecord) -> str | None:
+    """Why the layers of a neuron cannot be known, or None."""
+    known = {join(path, name) for name in inner_layers(recorder.modules[path])}
+    unknown = {layer for layer in recorder.called - known if layer.startswith(f"{path}.")}
     if unknown:
-        return f"it computes with {listed(sorted(unknown))}, not known to be a layer inside such a neuron"
-    calls = dict.fromkeys(seen.calls)
+        return f"it computes with {quoted(sorted(unknown))}, which is not a known layer of such a neuron"
+    calls = dict.fromkeys(record.calls)
     layers: frozenset[str] = frozenset().union(*calls)
     if not layers:
-        return f"no layer reaches it{_unfollowed(watch, seen)}"
+        return f"no layer reaches it{_instead(recorder, record)}"
     if layers not in calls or frozenset() in calls:
-        sets = " or ".join(listed(sorted(each)) or "no layer" for each in calls)
+        sets = " or ".join(quoted(sorted(each)) or "no layer" for each in calls)
         return f"different layers drive this one object in different calls: {sets}"
     return None
 
 
-def _unfollowed(watch: Watch, seen: Seen) -> str:
-    """What may stand in place of a layer."""
-    if seen.weights:
-        return f", but weights that are used without their layer: {listed(sorted(seen.weights))}"
-    quantised = [path for path, module in watch.modules.items() if "quantized" in type(module).__module__]
+def _instead(recorder: Recorder, record: NeuronRecord) -> str:
+    """What may reach a neuron instead of a layer."""
+    if record.weights:
+        return f", only weights that are used without their layer: {quoted(sorted(record.weights))}"
+    quantised = [path for path, module in recorder.modules.items() if "quantized" in type(module).__module__]
     if quantised:
-        return f". Quantised layers are not regulated, attach before quantising: {listed(sorted(quantised))}"
-    return ". Data that passes through NumPy, or lists, cannot be followed"
+        return f". Quantised layers are not regulated: attach before quantising {quoted(sorted(quantised))}"
+    return ". Data cannot be followed through NumPy or lists"
 
 
-def _drivers(watch: Watch, path: str, seen: Seen) -> list[Link]:
-    """The layers that reach a neuron, with what is known of each."""
-    first = _align(watch, path, seen.first)
-    last = first if seen.last == seen.first else _align(watch, path, seen.last)
+def _drivers(recorder: Recorder, path: str, record: NeuronRecord) -> list[Link]:
+    """The links of the layers that reach a neuron."""
+    first = _align(recorder, path, record.first)
+    last = first if record.last == record.first else _align(recorder, path, record.last)
     aligned = {key: Alignment.of_all([first[key], last[key]]) for key in first}
+    # several tensors may share a storage: a source that moves nothing can belong to another one
     idle = {key for key, each in aligned.items() if each.slope == 0.0 and each.problem is None}
-    moving = any(each.slope for each in aligned.values())
-    elsewhere = {key for key in idle if moving and seen.last[key].shares}
-    notes = tuple(_notes(path, seen, {seen.last[key].source.path for key in elsewhere}))
+    is_driven = any(each.slope for each in aligned.values())
+    elsewhere = {key for key in idle if is_driven and record.last[key].is_part}
+    notes = tuple(_notes(path, record, {record.last[key].source.path for key in elsewhere}))
     return [
-        _link(path, seen.last[key].source, aligned[key], notes) for key in aligned if key not in elsewhere
+        _link(path, record.last[key].source, aligned[key], notes) for key in aligned if key not in elsewhere
     ]
 
 
 def _link(path: str, source: Source, alignment: Alignment, notes: tuple[str, ...]) -> Link:
     problem = alignment.problem
     if problem is None and alignment.slope == 0.0:
-        problem = f"adding to the output of `{source.path}` changes nothing of its input on this example"
+        problem = f"its input does not change with the output of `{source.path}` on this example"
     verified = alignment.slope is not None
     return Link(path, source.path, source.norm, alignment.sign, problem, notes, verified)
 
 
-def _notes(path: str, seen: Seen, elsewhere: set[str]) -> Iterator[str]:
+def _notes(path: str, record: NeuronRecord, elsewhere: set[str]) -> Iterator[str]:
     if elsewhere:
         yield (
-            f"Left out: {listed(sorted(elsewhere))}, of which nothing arrives at `{path}` on this example, "
-            "only at what shares memory with its input."
+            f"Left out: {quoted(sorted(elsewhere))}. On this example the input of `{path}` does not change "
+            "with it, only other tensors in the same memory do."
         )
-    if seen.weights:
-        weights = listed(sorted(seen.weights))
-        yield f"Not regulated: {weights}, used without their layer, which drive `{path}` too."
+    if record.weights:
+        yield (
+            f"Not regulated: {quoted(sorted(record.weights))}. The model uses it without its layer, and it "
+            f"drives `{path}` too."
+        )
 
 
-def _align(watch: Watch, path: str, arrivals: Mapping[Key, Arrival]) -> dict[Key, Alignment]:
-    """How the arrivals follow their layers, first to the norm in front of the neuron, if there is one."""
+def _align(recorder: Recorder, path: str, arrivals: Mapping[Key, Arrival]) -> dict[Key, Alignment]:
+    """Compares each arrival with its layer; a problem at the norm in front of the neuron comes first."""
     aligned: dict[Key, Alignment] = {}
     together: dict[Tensor, list[tuple[Key, Connection]]] = defaultdict(list)
     for key, arrival in arrivals.items():
         try:
-            connection = connect_cell(watch.modules[arrival.source.path], watch.modules[path])
-        except HomeostasisError:  # is said again, and better, when the cell is built
+            connection = connect_cell(recorder.modules[arrival.source.path], recorder.modules[path])
+        except HomeostasisError:  # the cell raises it again, with more detail
             aligned[key] = Alignment(1.0)
         else:
             together[arrival.received].append((key, connection))
@@ -141,7 +139,7 @@ def _align(watch: Watch, path: str, arrivals: Mapping[Key, Arrival]) -> dict[Key
         drivers = [(connection, arrivals[key].source) for key, connection in group]
         aligned |= zip([key for key, _ in group], align(received, drivers), strict=True)
     at_norms = {key: each.source.before for key, each in arrivals.items() if each.source.before is not None}
-    before = _align(watch, path, at_norms) if at_norms else {}
+    before = _align(recorder, path, at_norms) if at_norms else {}
     return aligned | {key: alignment for key, alignment in before.items() if alignment.problem}
 
 
@@ -159,15 +157,15 @@ def _run(model: nn.Module, example: Any) -> None:
             deque(result, maxlen=0)
     except Exception as error:
         error.add_note(
-            f"Raised by the model while it ran on `example`, to find its cells, with {len(args)} arguments "
-            f"by position and {list(kwargs)} by name. A tuple gives several arguments, a dict gives them "
-            "by name; where the model cannot run so, name its cells in `pairs=`, without an example."
+            f"Raised by the model while it ran on `example` to find its cells, with {len(args)} arguments by "
+            f"position and {list(kwargs)} by name. Pass several arguments as a tuple, or as a dict by name. "
+            "If the model cannot run on an example, pass none and name its cells in `pairs=`."
         )
         raise
 
 
 def _eagerly() -> Any:
     set_stance = getattr(torch.compiler, "set_stance", None)  # from torch 2.6 on
-    if set_stance is None or "torch._dynamo" not in sys.modules:  # which takes seconds to import
+    if set_stance is None or "torch._dynamo" not in sys.modules:  # an import takes seconds
         return nullcontext()
     return set_stance("force_eager")

@@ -2,30 +2,37 @@
 
 from __future__ import annotations
 
+import sys
 import weakref
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Iterator
 from typing import Any
 
 import torch.distributed as dist
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
-from ..cells.cell import Cell
-from ..cells.unit import Unit
-from ..errors import require
+from ..cells import Unit
+from ..errors import ArgumentError, require
+from ..layers import Connection, is_sharded, mesh_group
+from ..observe import is_neuron
 from .reduction import Alone, Processes, Several
-from .wrappers import group_around, group_of, sharded_modules
+from .shares import require_mean_or_sum
 
-__all__ = ["AUTO", "Group", "Team"]
+__all__ = ["AUTO", "Group", "ProcessGroups"]
 
 Group = Any  # a `ProcessGroup`, None or AUTO
 AUTO = "auto"
 
 
-class Team:
+class ProcessGroups:
     """Finds out which processes train the model that is observed here.
 
+    A wrapper around the model tells: DistributedDataParallel or `fully_shard`. It may be found when
+    the model is attached, or when it runs the model. A process group alone tells nothing, since
+    processes may as well train models of their own.
+
     Args:
-        process_group: their group; ``"auto"`` for that of the wrapper; None for this process alone.
+        process_group: the group; ``"auto"`` for that of the wrapper; None for this process alone.
 
     Raises:
         ArgumentError: for anything else.
@@ -40,18 +47,19 @@ class Team:
             "Take `torch.distributed.group.WORLD` for all processes.",
         )
         self.process_group = process_group
-        self._known: Processes = Alone()
+        self._processes: Processes = Alone()
+        self._group: Group = None
         self._sharded: list[weakref.ref[Any]] = []
 
-    def meet(self, model: nn.Module) -> Group:
-        """Looks for wrappers in a model; gives the group that its cells belong to, if there is one.
+    def look_into(self, model: nn.Module) -> Group:
+        """Looks for wrappers in a model. Returns the group that its cells belong to, or None.
 
         Raises:
             ArgumentError: for a wrapper that would spoil the membranes or hides the parameters.
         """
-        self._sharded += map(weakref.ref, sharded_modules(model))
+        self._sharded += map(weakref.ref, _sharded_modules(model))
         self.reshard()
-        return group_around(model)
+        return _group_in(model)
 
     def admit(self, unit: Unit) -> None:
         """Lets a new cell take part.
@@ -59,25 +67,103 @@ class Team:
         Raises:
             ArgumentError: if its parts cannot be put together.
         """
-        tap = unit.cell.neuron
-        tap.group = tap.group or group_of(unit.cell.connection)
-        self.of([unit.cell]).open([unit])
+        hook = unit.cell.neuron
+        hook.find_group = _group_of
+        hook.group = hook.group or _group_of_shards(unit.cell.connection)
+        self.of([unit])
 
     def reshard(self) -> None:
-        """Has `fully_shard` take back gathered parameters: a change of those would be lost."""
+        """Lets `fully_shard` take back gathered parameters, whose changes would be lost."""
         for reference in self._sharded:
             if (module := reference()) is not None:
                 module.reshard()
 
-    def of(self, cells: Iterable[Cell]) -> Processes:
-        """The processes that share the batch of some cells, as far as it is known by now."""
+    def of(self, units: Collection[Unit]) -> Processes:
+        """Returns the processes that share the batch of some cells.
+
+        Raises:
+            ArgumentError: if the parts of a cell cannot be put together.
+        """
         group = self.process_group
         if group == AUTO:
-            groups = (cell.neuron.group for cell in cells)
-            group = next((group for group in groups if group is not None), None)
+            group = None
+            for unit in units:
+                group = group or unit.cell.neuron.group
         if group is not None and not dist.is_initialized():
-            group = None  # the others are gone
-        if group is not self._known.group:
+            group = None  # the other processes are gone
+        if group is not self._group:
             several = group is not None and dist.get_world_size(group) > 1
-            self._known = Several(group) if several else Alone()
-        return self._known
+            self._processes, self._group = Several(group) if several else Alone(), group
+            self._share(units)
+        elif self._processes.group is not None:
+            self._share(units)
+        return self._processes
+
+    def _share(self, units: Iterable[Unit]) -> None:
+        is_shared = self._processes.group is not None
+        for unit in units:
+            if is_shared:
+                require_mean_or_sum(unit.state.batch_reduction)
+            for slot in unit.slots.values():
+                slot.shared = is_shared
+
+
+def _group_in(model: nn.Module) -> Any:
+    """Returns the process group of the wrapper that a model is, has or is in; None without one.
+
+    Raises:
+        ArgumentError: if the wrapper would spoil the membranes or hides the parameters.
+    """
+    for module in model.modules():
+        if isinstance(module, DistributedDataParallel):
+            return _group_of(module)
+        if isinstance(module, _fsdp("FullyShardedDataParallel")):
+            raise ArgumentError(
+                "`model` should have parameters of their own shape. Found FullyShardedDataParallel, which "
+                "keeps flat pieces. Use `torch.distributed.fsdp.fully_shard`."
+            )
+    spread = next((param for param in model.parameters() if is_sharded(param)), None)
+    return None if spread is None else mesh_group(spread)
+
+
+def _group_of_shards(connection: Connection) -> Any:
+    params = (reference.tensor for reference in connection.references.values())
+    return next((mesh_group(param) for param in params if is_sharded(param)), None)
+
+
+def _sharded_modules(model: nn.Module) -> list[Any]:
+    """Returns the modules whose parameters `fully_shard` gathers and spreads."""
+    return [module for module in model.modules() if isinstance(module, _fsdp("FSDPModule"))]
+
+
+def _group_of(wrapper: DistributedDataParallel) -> Any:
+    """Returns the group of a wrapper.
+
+    Raises:
+        ArgumentError: if it overwrites the membranes.
+    """
+    spoilt = list(_synced_states(wrapper)) if wrapper.broadcast_buffers else []
+    if spoilt:
+        current = hasattr(wrapper, "forward_sync_buffers")
+        name = "forward_sync_buffers" if current else "broadcast_buffers"
+        raise ArgumentError(
+            f"`{name}` should be False for a spiking model. Found `{name} = True` for a model with the "
+            f"membrane {spoilt[0]!r}: it is a buffer, and every forward would replace it by that of process "
+            "0, or fail where batches differ. Wrap it with DistributedDataParallel(model, "
+            f"{name}=False){' (broadcast_buffers=False in older torch)' if current else ''}."
+        )
+    return wrapper.process_group
+
+
+def _synced_states(wrapper: DistributedDataParallel) -> Iterator[str]:
+    for path, module in wrapper.module.named_modules():
+        if is_neuron(module):
+            saved = module.state_dict()
+            for name, _ in module.named_buffers(prefix=path, recurse=False):
+                if name.removeprefix(f"{path}.") not in saved and name not in wrapper.parameters_to_ignore:
+                    yield name
+
+
+def _fsdp(name: str) -> type | tuple[()]:
+    """Returns a class of torch's FSDP; an empty tuple, which has no instances, before its import."""
+    return getattr(sys.modules.get("torch.distributed.fsdp"), name, ())

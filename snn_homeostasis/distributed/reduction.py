@@ -1,101 +1,90 @@
-"""Several processes that train one model: their batches count as one.
+"""The sum over several processes that train one model: their batches count as one.
 
-Each process writes its own parts into the slots. `Several.share` sums what all have, in one
-all-reduce for all cells together, weighted by the samples that stand behind it, so that every
-process then applies the same update: that of one process with the joint batch. Two things
-one process would do differently: where batches change their sizes and not their sum it would
-give some samples another past, and where sizes change between two calls of the rule before
-one update it would carry over the mean of what came in between.
+Each process adds its own parts to the slots. `Several.reduce` sums the parts and the mean rates of
+all processes in one all-reduce, weighted by the samples behind them. Every process then applies the
+same update: the one that a single process makes with the joint batch. Each process carries its own
+past over a change of its batch size, where a single process would carry the joint one.
 """
 
 from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, NoReturn
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from ..cells.unit import Unit
+from ..cells import Unit
 from ..errors import HomeostasisError, NoSpikesError, ProcessMismatchError
-from ..layers.sharded import is_sharded
-from ..updates.ledger import is_sum
-from .contributions import Contribution, contributions_of
+from ..updates import can_fail_alone
+from .shares import Share, shares_of
 
 __all__ = ["Alone", "Processes", "Several"]
 
 
 class Processes(ABC):
-    """Those that train one model.
+    """The processes that train one model.
 
     Attributes:
-        group: their process group, None if there is only one.
+        group: their process group, None if there is only one process.
     """
 
     group: Any = None
 
     @abstractmethod
-    @contextmanager
-    def deferring(self, *errors: type[Exception]) -> Iterator[None]:
-        """Keeps errors until `share`, where all raise: the others would wait for this one."""
+    def deferring(self, *errors: type[Exception]) -> AbstractContextManager[None]:
+        """Keeps errors until `reduce` or `confirm`, where all processes raise.
 
-    @abstractmethod
-    def open(self, units: Iterable[Unit]) -> None:
-        """Has the slots of the cells keep their parts for `share`.
-
-        Raises:
-            ArgumentError: if parts of a cell cannot be put together.
+        The other processes would wait for ever for one that raises at once.
         """
 
     @abstractmethod
-    def share(self, units: Sequence[Unit]) -> None:
-        """Puts the sums over all processes in the place of the parts of this one.
+    def reduce(self, units: Sequence[Unit]) -> None:
+        """Replaces the parts and mean rates of this process by the sums over all.
 
         Args:
-            units: all cells; those that are frozen are left out.
+            units: all cells; frozen ones are left out.
 
         Raises:
             ProcessMismatchError: if the processes have different things to share.
             NoSpikesError: if no process has observed a cell that is to be updated.
-            HomeostasisError: what another process raised since the last call.
+            HomeostasisError: if another process has raised since the last call.
         """
 
     @abstractmethod
-    def agree(self, flags: Tensor, about: Sequence[Tensor]) -> Tensor:
-        """Flags that are true in every process, if they are about sharded tensors."""
+    def confirm(self, units: Sequence[Unit]) -> None:
+        """Raises in every process what one of them has deferred since `reduce`."""
 
     def forget(self) -> None:
         """Drops the errors that wait."""
 
 
 class Alone(Processes):
-    """One process: there is nothing to share, and nothing it costs."""
+    """One process. It shares nothing, and raises every error at once."""
 
-    @contextmanager
-    def deferring(self, *errors: type[Exception]) -> Iterator[None]:
-        yield
+    _nothing = nullcontext()
 
-    def open(self, units: Iterable[Unit]) -> None:
+    def deferring(self, *errors: type[Exception]) -> AbstractContextManager[None]:
+        return self._nothing
+
+    def reduce(self, units: Sequence[Unit]) -> None:
         pass
 
-    def share(self, units: Sequence[Unit]) -> None:
+    def confirm(self, units: Sequence[Unit]) -> None:
         pass
-
-    def agree(self, flags: Tensor, about: Sequence[Tensor]) -> Tensor:
-        return flags
 
 
 class Several(Processes):
-    """The processes of a group, which call `share` equally often and with the same cells.
+    """The processes of a group. They call `reduce` equally often and have the same cells.
 
-    The buffer starts with one number per process that tells what it is about to sum, so that
-    processes that differ find out in the same all-reduce and all raise. Its length is agreed
-    on before the first one and grows when all need more. What ends the wait for a process that
-    is gone is the time-out of the group.
+    The buffer starts with one mark per process: a hash of what it is about to sum, or 0 if it has
+    failed. So processes that differ find out in the same all-reduce, and all raise. They agree on
+    the length of the buffer before the first one, and send a longer one again if all need more. The
+    time-out of the group ends the wait for a process that is gone.
 
     Args:
         group: the process group.
@@ -117,41 +106,34 @@ class Several(Processes):
     def forget(self) -> None:
         self.failure = None
 
-    def open(self, units: Iterable[Unit]) -> None:
-        for unit in units:
-            is_sum(unit.state.batch_reduction)
-            for slot in unit.all_slots:
-                slot.ledger.share = unit.share
-
-    def share(self, units: Sequence[Unit]) -> None:
+    def reduce(self, units: Sequence[Unit]) -> None:
         if not units:
             return
-        self.open(units)
         device = units[0].slot.reference.tensor.device
         active = [unit for unit in units if unit.active]
-        try:
-            contributions = contributions_of(active)
-            totals = self._sum(contributions, device)
-            _require_founded(contributions, totals)
-        except Exception:
-            for unit in active:
-                unit.cell.updater.clear()
-            raise
-        finally:
-            self.forget()
-        for each, total in zip(contributions, totals, strict=True):
-            each.settle(total)
+        with self._emptied_on_error(active):
+            shares = shares_of(active)
+            totals = self._sum(shares, device)
+            _require_observed(shares, totals)
+            for share, total in zip(shares, totals, strict=True):
+                share.take(total)
 
-    def agree(self, flags: Tensor, about: Sequence[Tensor]) -> Tensor:
-        if not any(is_sharded(tensor) for tensor in about):
-            return flags
-        flags = flags.to(torch.int32)
-        self._reduce(flags, dist.ReduceOp.MIN)
-        return flags.bool()
+    def confirm(self, units: Sequence[Unit]) -> None:
+        slots = [slot for unit in units for slot in unit.slots.values()]
+        with self._emptied_on_error([unit for unit in units if unit.active]):
+            # otherwise all processes compute the same, and fail or succeed together
+            if any(slot.sharded or can_fail_alone(slot.bounds) for slot in slots):
+                device = slots[0].reference.tensor.device
+                failed = torch.tensor([self.failure is not None], dtype=torch.int32, device=device)
+                self._all_reduce(failed, dist.ReduceOp.MAX)
+                if failed.item():
+                    self._compare([])
+            elif self.failure is not None:
+                raise self.failure
 
-    def _sum(self, contributions: Sequence[Contribution], device: torch.device) -> list[Tensor]:
-        labels = [each.label for each in contributions]
-        values = [each.values().to(device) for each in contributions]
+    def _sum(self, shares: Sequence[Share], device: torch.device) -> list[Tensor]:
+        labels = [share.label for share in shares]
+        values = [share.values().to(device) for share in shares]
         needed = self.size + sum(map(len, values))
         if self.length is None:
             self._compare(labels)
@@ -161,22 +143,22 @@ class Several(Processes):
         fits = needed <= self.length
         if values and fits and not self.failure:
             buffer[self.size : needed] = torch.cat(values)
-        self._reduce(buffer, dist.ReduceOp.SUM)
-        total = buffer.cpu()  # one wait for the device
+        self._all_reduce(buffer, dist.ReduceOp.SUM)
+        total = buffer.cpu()  # the one wait for the device
         marks = total[: self.size].tolist()
         if 0 in marks or len(set(marks)) > 1:
             self._compare(labels)
             _refuse("something else was sent in place of the cells")
         if not fits:
             self.length = needed
-            return self._sum(contributions, device)
+            return self._sum(shares, device)
         return list(torch.split(total[self.size : needed], list(map(len, values))))
 
     def _compare(self, labels: Sequence[str]) -> None:
         """Raises in every process if one has failed, or has other things to share."""
         said: list[Any] = [None] * self.size
         with _explained():
-            dist.all_gather_object(said, (labels, _told(self.failure)), group=self.group)
+            dist.all_gather_object(said, (labels, _in_words(self.failure)), group=self.group)
         if self.failure is not None:
             raise self.failure
         for rank, (_, failure) in enumerate(said):
@@ -187,14 +169,26 @@ class Several(Processes):
             if other != said[0][0]:
                 _refuse(_difference(0, said[0][0], rank, other))
 
-    def _reduce(self, buffer: Tensor, operation: Any) -> None:
+    def _all_reduce(self, buffer: Tensor, operation: Any) -> None:
         with _explained():
             dist.all_reduce(buffer, operation, group=self.group)
 
+    @contextmanager
+    def _emptied_on_error(self, units: Sequence[Unit]) -> Iterator[None]:
+        """Drops what waits in all processes alike if one of them fails."""
+        try:
+            yield
+        except Exception:
+            for unit in units:
+                unit.cell.updater.clear()
+            raise
+        finally:
+            self.forget()
 
-def _require_founded(contributions: Sequence[Contribution], totals: Sequence[Tensor]) -> None:
-    pairs = zip(contributions, totals, strict=True)
-    unobserved = [repr(each.name) for each, total in pairs if not each.is_founded(total)]
+
+def _require_observed(shares: Sequence[Share], totals: Sequence[Tensor]) -> None:
+    pairs = zip(shares, totals, strict=True)
+    unobserved = [repr(share.name) for share, total in pairs if not share.is_observed(total)]
     if unobserved:
         raise NoSpikesError(
             "each cell should have been observed in some process before it is updated. Found no samples in "
@@ -203,11 +197,11 @@ def _require_founded(contributions: Sequence[Contribution], totals: Sequence[Ten
 
 
 def _mark(labels: Sequence[str]) -> int:
-    """A number > 0 that is exact in float64 and differs where the labels do."""
+    """Hashes labels to a number > 0 that float64 holds exactly."""
     return 1 + int.from_bytes(hashlib.blake2b(repr(labels).encode(), digest_size=6).digest())
 
 
-def _told(error: Exception | None) -> tuple[type[HomeostasisError], str] | None:
+def _in_words(error: Exception | None) -> tuple[type[HomeostasisError], str] | None:
     if error is None:
         return None
     kind = type(error) if isinstance(error, HomeostasisError) else ProcessMismatchError
@@ -222,9 +216,10 @@ def _difference(first: int, mine: Sequence[str], second: int, yours: Sequence[st
 
 def _refuse(found: str) -> NoReturn:
     raise ProcessMismatchError(
-        "processes should have the same cells, all active or frozen alike, and call `forward` and `update` "
-        f"equally often. Found a difference: {found}. No parameter was changed. Build the model and attach "
-        "in the same way everywhere, and call the model in every process, if only with an empty batch."
+        "processes should have the same cells with the same settings, all active or frozen alike, and call "
+        f"`forward` and `update` equally often. Found a difference: {found}. No parameter was changed. Build "
+        "the model and attach in the same way everywhere, and call the model in every process, if only with "
+        "an empty batch."
     )
 
 

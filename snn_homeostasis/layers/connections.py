@@ -1,8 +1,8 @@
-"""Which receptive view fits which layer.
+"""The receptive view of each kind of layer.
 
-The rule sees a layer only through its connection: `Connection.postsyn_receptive` lays data
-of the neuron's shape out against the weight, `Connection.like_bias` against the bias. A
-layer is made known by one registration::
+A rule sees a layer only through its connection: `Connection.postsyn_receptive` lays data of the
+shape of the neurons out against the weight, `Connection.like_bias` against the bias. One
+registration adds a layer class::
 
     @connect.register(MyLayer)
     class MyConnection(Connection): ...
@@ -17,8 +17,6 @@ from typing import ClassVar
 import torch
 from snntorch._neurons import rleaky, rsynaptic
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from ..errors import ArgumentError, UnsupportedLayerError
 from .parameters import refer
@@ -33,17 +31,30 @@ __all__ = [
 ]
 
 
+TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+LAZY_NORMS = (nn.LazyBatchNorm1d, nn.LazyBatchNorm2d, nn.LazyBatchNorm3d)
+BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm, *LAZY_NORMS)
+
+
 class Connection(ABC):
     """The parameters of a layer, and the view of postsynaptic data that fits them.
 
+    A new kind defines `features` and `positions`, and ``names`` if its parameters have other names.
+
     Args:
         layer: the user's module; it is neither wrapped nor changed.
-        norm: a normalisation between the layer and the neuron. It cancels the layer's own
-            bias, so its bias takes that role.
-        gates: how many times the rows of the weight repeat the neuron's channels.
+        norm: a normalisation between the layer and the neuron. It cancels the bias of the layer,
+            so its own bias takes that role.
+        gates: how many times the rows of the weight repeat the channels of the neuron.
 
     Attributes:
-        limits: what a parameter has to stay within whatever bounds it is given, by name.
+        references: the parameters by kind: "weight", "bias", "delay".
+        limits: the range that a parameter never leaves, whatever its bounds, by kind.
+
+    >>> import torch
+    >>> connection = connect(torch.nn.Conv1d(2, 3, 5))
+    >>> connection.postsyn_receptive(torch.rand(4, 3, 7)).shape  # [B, F, 1, 1, L]
+    torch.Size([4, 3, 1, 1, 7])
     """
 
     names: ClassVar[dict[str, str]] = {"weight": "weight", "bias": "bias"}
@@ -83,33 +94,32 @@ class Connection(ABC):
 
     @abstractmethod
     def positions(self, x: Tensor) -> Tensor:
-        """Data ``[B, *N]`` as ``[B, features, L]``; raises RuntimeError if it cannot be."""
+        """Reshapes data ``[B, *N]`` to ``[B, features, L]``; raises RuntimeError if it does not fit."""
 
     def postsyn_receptive(self, x: Tensor) -> Tensor:
-        """Data of the neuron's shape, laid out against the weight.
+        """Lays data of the shape of the neurons out against the weight.
 
         Args:
             x: ``[B, *N]``.
 
         Returns:
-            ``[B, ..., L]`` where ``...`` broadcasts with the weight, and the L positions share
-            one parameter.
+            ``[B, ..., L]``: ``...`` broadcasts with the weight, and L positions share one parameter.
         """
         rows = self.positions(x)
         if self.gates > 1:
             rows = rows.repeat(1, self.gates, 1)
-        return rows.reshape(*rows.shape[:2], *self._trailing, rows.shape[2])
+        return rows.reshape(*rows.shape[:2], *self._trailing, rows.shape[2]) if self._trailing else rows
 
     def like_bias(self, k: Tensor) -> Tensor:
         """Reduced receptive data (without B and L) in the shape of the bias."""
         return k.reshape(-1)
 
     def like_delay(self, k: Tensor) -> Tensor:
-        """Reduced receptive data (without B and L) for a delay of each weight, or of each channel."""
+        """Reduced receptive data (without B and L) in the shape of the delays."""
         return self.like_bias(k) if self.delay is not None and self.delay.ndim == 1 else k
 
-    def like(self, param: str, k: Tensor) -> Tensor:
-        """Reduced receptive data (without B and L) for a parameter by name."""
+    def shaped_for(self, param: str, k: Tensor) -> Tensor:
+        """Reduced receptive data (without B and L) in the shape of a parameter by kind."""
         if param == "weight":
             return k
         return self.like_bias(k) if param == "bias" else self.like_delay(k)
@@ -156,9 +166,10 @@ class DenseConnection(Connection):
         return len(_weight(self)) // self.gates
 
     def positions(self, x: Tensor) -> Tensor:
-        if x.shape[-1] != self.features and x[0].numel() == self.features:
-            return x.reshape(len(x), self.features, 1)
-        return x.reshape(*x.shape[:-1], self.features, 1).movedim(-2, 1).flatten(2)
+        features = self.features
+        if x.ndim == 2 or (x.shape[-1] != features and x[0].numel() == features):
+            return x.reshape(len(x), features, 1)
+        return x.reshape(*x.shape[:-1], features, 1).movedim(-2, 1).flatten(2)
 
 
 class ChannelConnection(Connection):
@@ -175,13 +186,12 @@ class ChannelConnection(Connection):
 
 
 class TransposedConvConnection(ChannelConnection):
-    """Weight ``(in, out/g, ...)``: the rate of an output channel reaches all inputs of its group.
+    """Weight ``(in, out/g, ...)``: an output channel has one entry for each input of its group.
 
-    With one group the view broadcasts over the inputs; with several it has to be copied for
-    each input of a group.
+    With one group the view broadcasts over the inputs. With several it is copied for each of them.
     """
 
-    layer: _ConvTransposeNd
+    layer: nn.ConvTranspose1d | nn.ConvTranspose2d | nn.ConvTranspose3d
 
     @cached_property
     def features(self) -> int:
@@ -201,7 +211,7 @@ class TransposedConvConnection(ChannelConnection):
 
 
 class OneToOneConnection(Connection):
-    """A weight that multiplies each neuron's input; where its shape is 1, neurons share it."""
+    """A weight that multiplies the input of each neuron; neurons share it where its shape is 1."""
 
     @cached_property
     def features(self) -> int:
@@ -256,10 +266,10 @@ class RNNConnection(DenseConnection):
 
 
 class NormConnection(ChannelConnection):
-    """A batch norm as the layer: its bias alone, since its scale need not raise a rate."""
+    """A batch norm as the layer: only its bias, since a larger scale need not raise a rate."""
 
     names: ClassVar[dict[str, str]] = {"bias": "bias"}
-    layer: _BatchNorm
+    layer: nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d | nn.SyncBatchNorm
 
     @cached_property
     def features(self) -> int:
@@ -268,7 +278,7 @@ class NormConnection(ChannelConnection):
 
 @singledispatch
 def connect(layer: nn.Module, norm: nn.Module | None = None) -> Connection:
-    """The connection that fits a layer, chosen by its class.
+    """Builds the connection of a layer. The class of the layer chooses which.
 
     Args:
         layer: the module whose output drives a neuron.
@@ -288,19 +298,19 @@ def connect(layer: nn.Module, norm: nn.Module | None = None) -> Connection:
 for _layer, _connection in (
     (nn.Linear, DenseConnection),
     (nn.Bilinear, DenseConnection),
-    (_ConvNd, ChannelConnection),
-    (_ConvTransposeNd, TransposedConvConnection),
+    *((kind, ChannelConnection) for kind in (nn.Conv1d, nn.Conv2d, nn.Conv3d)),
+    *((kind, TransposedConvConnection) for kind in TRANSPOSED),
     (rleaky.RecurrentOneToOne, RecurrentOneToOneConnection),
     (rsynaptic.RecurrentOneToOne, RecurrentOneToOneConnection),
     (nn.LSTMCell, LSTMCellConnection),
     (nn.RNN, RNNConnection),
-    (_BatchNorm, NormConnection),
+    *((kind, NormConnection) for kind in BATCH_NORMS),
 ):
     connect.register(_layer, _connection)
 
 
 def is_layer(module: nn.Module) -> bool:
-    """Whether a module's class has been registered on `connect`."""
+    """Whether `connect` knows the class of a module."""
     return connect.dispatch(type(module)) is not connect.dispatch(object)
 
 

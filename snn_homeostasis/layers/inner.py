@@ -1,4 +1,4 @@
-"""The layers that snntorch's neurons carry inside, and how each is connected."""
+"""The layers inside snntorch's neurons, and the connection of each."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ __all__ = ["InnerLayer", "connect_cell", "inner_layers"]
 
 @dataclass(frozen=True)
 class InnerLayer:
-    """How to connect a layer that a neuron carries inside.
+    """A layer that a neuron carries inside.
 
     Attributes:
         connect: (layer, norm) → connection. The view depends on the neuron: the convolution of
-            an SConv2dLSTM computes four gates, the values of an AssociativeLeaky are the
-            outer index of its neurons.
-        recurrent: whether it brings the neuron's own spikes, beside the input.
+            an SConv2dLSTM computes four gates, and the values of an AssociativeLeaky are the outer
+            index of its neurons.
+        recurrent: whether the layer brings the spikes of the neuron back to it.
     """
 
     connect: Callable[..., Connection]
@@ -31,7 +31,7 @@ class InnerLayer:
 
 @singledispatch
 def inner_layers(neuron: nn.Module) -> dict[str, InnerLayer]:
-    """The layers inside a neuron, by attribute; none by default."""
+    """Returns the layers inside a neuron, by attribute; none by default."""
     return {}
 
 
@@ -52,7 +52,7 @@ for _neuron, _attribute, _factory in (
 
 
 def connect_cell(layer: nn.Module, neuron: nn.Module, norm: nn.Module | None = None) -> Connection:
-    """The connection between a layer and a neuron, which may carry the layer inside."""
+    """Builds the connection between a layer and a neuron, which may carry the layer inside."""
     for name, inner in inner_layers(neuron).items():
         if layer is getattr(neuron, name):
             return inner.connect(layer, norm)

@@ -20,8 +20,8 @@ __all__ = ["ParameterReference", "refer"]
 class ParameterReference(ABC):
     """One parameter of one module, looked up at each use.
 
-    A checkpoint loaded with ``assign=True`` replaces Parameter objects, so the reference
-    holds where the parameter is, not what it is.
+    A checkpoint that is loaded with ``assign=True`` replaces Parameter objects. So the reference
+    holds the place of the parameter, not the object.
     """
 
     module: nn.Module
@@ -56,8 +56,8 @@ class PlainReference(ParameterReference):
 
     @property
     def tensor(self) -> Tensor:
-        value = self.module._parameters.get(self.name)
-        if value is None:
+        value = getattr(self.module, self.name, None)
+        if not isinstance(value, nn.Parameter):
             _refuse(
                 self.module,
                 self.name,
@@ -94,21 +94,21 @@ class ParametrizedReference(ParameterReference):
 
 
 def refer(module: nn.Module, name: str) -> ParameterReference | None:
-    """The reference to parameter ``name`` of ``module``, or None if there is none.
+    """Returns the reference to parameter ``name`` of ``module``; None if there is no such parameter.
 
     Raises:
-        UnsupportedLayerError: if a change of the parameter would be lost or is impossible:
-            not yet materialised, expanded, or recomputed at each forward.
+        UnsupportedLayerError: if a change of the parameter is impossible or would be lost: it has no
+            values yet, is expanded, or is recomputed at each forward.
     """
     if parametrize.is_parametrized(module, name):
         return _refer_parametrized(module, name)
-    if f"{name}_mask" in module._buffers:  # pruned: the mask keeps its zeros
+    if isinstance(getattr(module, f"{name}_mask", None), Tensor):  # pruned: the mask keeps its zeros
         return PlainReference(module, f"{name}_orig")
     value = getattr(module, name, None)
     if isinstance(value, nn.Parameter):
         _require_writable(module, name, value)
         return PlainReference(module, name)
-    if any(f"{name}_{suffix}" in module._parameters for suffix in ("g", "orig")):
+    if any(isinstance(getattr(module, f"{name}_{suffix}", None), nn.Parameter) for suffix in ("g", "orig")):
         _refuse(
             module,
             name,
@@ -125,11 +125,11 @@ def _parametrization(module: nn.Module, name: str) -> parametrize.Parametrizatio
 
 
 def _refer_parametrized(module: nn.Module, name: str) -> ParametrizedReference:
-    # tried on a copy, because a power iteration would change the module's buffers
+    # a copy, because a power iteration would change the buffers of the module
     trial = copy.deepcopy(_parametrization(module, name))
     value = trial().detach()
     slope = torch.linspace(-1.0, 1.0, value.numel(), device=value.device, dtype=value.dtype)
-    wanted = slope.view_as(value) - value  # of other signs and of no symmetry
+    wanted = slope.view_as(value) - value  # with other signs and without symmetry
     try:
         trial.right_inverse(wanted)
         lost = not torch.allclose(trial(), wanted, rtol=1e-2, atol=1e-6)

@@ -1,4 +1,4 @@
-"""Parameters that are spread over processes, as `fully_shard` makes them of `DTensor`."""
+"""Parameters that are spread over processes: the `DTensor` that `fully_shard` makes."""
 
 from __future__ import annotations
 
@@ -12,40 +12,40 @@ from ..errors import ArgumentError
 __all__ = ["full", "is_sharded", "local", "mesh_group", "replicate_as"]
 
 
-def is_sharded(tensor: Tensor) -> bool:
+def is_sharded(tensor: Any) -> bool:
     """Whether each process holds a piece of a tensor."""
-    return any(placement.is_shard() for placement in getattr(tensor, "placements", ()))
+    return _is_distributed(tensor) and any(placement.is_shard() for placement in tensor.placements)
 
 
-def local(tensor: Tensor) -> Tensor:
-    """What this process holds of a tensor."""
-    held: Tensor = tensor.to_local() if _is_distributed(tensor) else tensor  # type: ignore[attr-defined]
+def local(tensor: Any) -> Tensor:
+    """Returns the piece of a tensor that this process holds."""
+    held: Tensor = tensor.to_local() if _is_distributed(tensor) else tensor
     return held
 
 
-def full(tensor: Tensor) -> Tensor:
-    """A tensor of which every process holds all."""
-    full: Tensor = tensor.full_tensor() if _is_distributed(tensor) else tensor  # type: ignore[attr-defined]
-    return full
+def full(tensor: Any) -> Tensor:
+    """Gathers a tensor, so that every process holds all of it."""
+    gathered: Tensor = tensor.full_tensor() if _is_distributed(tensor) else tensor
+    return gathered
 
 
-def replicate_as(part: Tensor, param: Tensor) -> Tensor:
-    """A tensor that every process holds whole, made fit to meet ``param`` in an operation."""
+def replicate_as(part: Tensor, param: Any) -> Tensor:
+    """Lets a tensor that every process holds whole take part in an operation with ``param``."""
     if not _is_distributed(param) or _is_distributed(part):
         return part
-    from torch.distributed.tensor import DTensor, Replicate  # costly, and only here is it needed
+    from torch.distributed.tensor import DTensor, Replicate  # takes long, and only DTensors need it
 
-    mesh: Any = param.device_mesh  # type: ignore[attr-defined]
+    mesh = param.device_mesh
     return DTensor.from_local(part, mesh, [Replicate()] * mesh.ndim, run_check=False)
 
 
-def mesh_group(param: Tensor) -> Any:
-    """The process group of the mesh over which a parameter is spread.
+def mesh_group(param: Any) -> Any:
+    """Returns the process group of the mesh over which a parameter is spread.
 
     Raises:
         ArgumentError: if the mesh has several dimensions and leaves out some processes.
     """
-    mesh: Any = param.device_mesh  # type: ignore[attr-defined]
+    mesh = param.device_mesh
     if mesh.ndim == 1:
         return mesh.get_group()
     if mesh.size() == dist.get_world_size():
@@ -56,5 +56,5 @@ def mesh_group(param: Tensor) -> Any:
     )
 
 
-def _is_distributed(tensor: Tensor) -> bool:
-    return hasattr(tensor, "placements")  # a `DTensor`, without the import
+def _is_distributed(tensor: Any) -> bool:
+    return hasattr(tensor, "placements")  # a `DTensor`, without its import

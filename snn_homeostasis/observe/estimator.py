@@ -1,143 +1,178 @@
-"""What every rate estimator is: state that fits the spikes, and survives a change of batch."""
+"""What every estimator of a firing rate shares: a running total, and the weight that divides it."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any
+from typing import Any, final
 
 import torch
 from torch import Tensor
 
 from ..errors import ArgumentError, NoSpikesError
-from ..state import StepCount, TensorState
+from ..state import TensorState
 
-__all__ = ["RateEstimator", "carried", "fits", "zeros_for"]
+__all__ = ["RateEstimator", "resized_to_batch"]
 
 
 class RateEstimator(TensorState, ABC):
-    """Base of the estimators: what `update` has seen so far, `rate` tells.
+    r"""Base of the estimators: a total of spikes and its weight.
 
-    An estimator is one class with `update`, `rate` and `reset`. Its tensors are buffers,
-    its number of observed steps is `steps`; both are saved and moved with it. Estimates
-    are kept in float32 or better whatever the spikes come in.
+    .. math:: r = \frac{\text{total}}{\text{weight}}
+
+    A new estimator defines `update` and `weight`. If it keeps more tensors than the total, it names
+    them in ``state`` and forgets them in `reset`.
 
     Attributes:
-        observed: counts the steps, and may know a short way for each of them.
+        total: ``[B, *N]``, float32 or better, whatever the dtype of the spikes; None before the
+            first step.
+        joint: ``[*N]``, the mean rate over the samples of all processes as of the last update; None
+            where one process trains the model.
+
+    >>> import torch
+    >>> class EverSpiked(RateEstimator):
+    ...     def update(self, spikes):
+    ...         self.total_for(spikes[0]).copy_((self.total_for(spikes[0]) + spikes.sum(0)).clamp(max=1))
+    ...         self.count(len(spikes), spikes.device)
+    ...
+    ...     @property
+    ...     def weight(self):
+    ...         return 1.0
+    >>> estimator = EverSpiked()
+    >>> estimator.update(torch.tensor([[[1.0, 0.0]], [[1.0, 0.0]]]))
+    >>> estimator.rate
+    tensor([[1., 0.]])
     """
 
+    state: tuple[str, ...] = ("total", "joint")
     counters: tuple[str, ...] = ("steps",)
 
     def __init__(self) -> None:
         super().__init__()
-        self.observed = StepCount()
+        self.reset()
 
-    @property
-    def steps(self) -> int:
-        """Number of observed steps; waits for the device if some were compiled."""
-        return self.observed.total
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "rate" in vars(cls):  # a step would read `total` and `weight`, and ignore it
+            raise ArgumentError(
+                f"`{cls.__name__}` should define `update` and `weight`. Found a `rate` of its own. "
+                "Keep the estimate in `total` and return 1.0 as the `weight`."
+            )
 
-    @steps.setter
-    def steps(self, steps: int) -> None:
-        self.observed = StepCount(steps)
+    def reset(self) -> None:
+        """Forgets all spikes."""
+        self.total: Tensor | None = None
+        self.joint: Tensor | None = None
+        self.steps = 0
 
     @abstractmethod
     def update(self, spikes: Tensor) -> None:
-        """Takes in spikes.
+        """Takes in a sequence of steps.
+
+        An implementation adds to ``self.total_for(spikes[0])`` and ends with
+        ``self.count(len(spikes), spikes.device)``.
 
         Args:
-            spikes: ``[T, B, *N]``, nonzero where a neuron fired; T is 1 for one step. Their
-                number is to be counted: ``self.observed.add(len(spikes), spikes.device)``.
+            spikes: ``[T, B, *N]``, nonzero where a neuron fired; T is 1 for one step.
 
         Raises:
-            ArgumentError: if the neurons ``[*N]`` are others than before; the batch may change.
+            ArgumentError: if the neurons ``[*N]`` differ from those before; the batch may change.
         """
 
-    def fit(self, spikes: Tensor) -> None:
-        """Prepares for steps ``[B, *N]`` of this shape, on this device.
+    def update_step(self, spikes: Tensor) -> None:
+        """Takes in one step. Override it if a single step has a cheaper form than `update`.
 
-        If a step of a model, outside of a compiled graph, can be taken in by one operation on
-        the state, put it into ``self.observed.take``: it saves the call of `update`. It should
-        change nothing if it raises. A state that is replaced is fitted anew.
+        Args:
+            spikes: ``[B, *N]``, outside of compiled graphs.
         """
-
-    def unfit(self) -> None:
-        """Lets the next step be preceded by `fit`."""
-        self.observed.take = None
+        self.update(spikes.unsqueeze(0))
 
     @property
     @abstractmethod
+    def weight(self) -> float:
+        """What divides the total; positive after the first step."""
+
+    @final
+    @property
     def rate(self) -> Tensor:
-        """The current estimate ``[B, *N]`` in spikes per step.
+        """The estimate ``[B, *N]`` in spikes per step, float32.
 
         Raises:
-            NoSpikesError: before the first update.
+            NoSpikesError: before the first step.
         """
+        return (self.observed_total() / self.weight).float()
 
-    def scaled(self) -> tuple[Tensor, float]:
-        """The rate as a tensor and a number to multiply it with, where that saves the product.
+    def batch_mean(self) -> Tensor:
+        """The mean of the estimate over the batch, ``[1, *N]``.
 
         Raises:
-            NoSpikesError: before the first update.
+            NoSpikesError: before the first step.
         """
-        return self.rate, 1.0
+        total = self.observed_total()
+        if len(total) > 1:
+            total = total.mean(0, keepdim=True)
+        return total / self.weight
 
-    def reset(self) -> None:
-        """Forgets everything that was observed."""
-        self.steps = 0
-        self.unfit()
-        for name in self._buffers:
-            self._buffers[name] = None
+    def observed_total(self) -> Tensor:
+        """The total, once there is one.
 
-    def memory(self, steps: int) -> float:
-        """The weight that the estimate of ``steps`` observed steps has in the current one.
-
-        It and `assume` let processes that share a batch carry the mean of all samples over
-        when its size changes. An estimator that leaves them out carries its own mean.
+        Raises:
+            NoSpikesError: before the first step.
         """
-        return 0.0
-
-    def assume(self, rate: Tensor, steps: int) -> None:
-        """Takes over an estimate ``[B, *N]`` of ``steps`` steps in place of its own."""
-
-    def require_spikes(self) -> None:
-        """Raises `NoSpikesError` before the first update."""
-        if not self.steps:
+        if self.total is None or not self.steps:
             raise NoSpikesError(
                 "`rate` should be read after at least one step. Found `steps = 0`. "
                 "Run the model in training mode first."
             )
+        return self.total
 
-    def __setattr__(self, name: str, value: Any) -> None:
-        super().__setattr__(name, value)
-        if name in self.__dict__.get("_buffers", ()):
-            self.unfit()
+    def total_for(self, spikes: Tensor) -> Tensor:
+        """The total in the shape of spikes ``[B, *N]``, on their device: zeros before the first step.
 
-    def _load_from_state_dict(self, *args: Any) -> None:
-        self.unfit()
-        super()._load_from_state_dict(*args)
+        Raises:
+            ArgumentError: if the neurons ``[*N]`` differ from those before.
+        """
+        total = self.total
+        if total is None or total.shape != spikes.shape or total.device != spikes.device:
+            with torch.inference_mode(False):
+                if total is None:
+                    total = torch.zeros(spikes.shape, dtype=torch.float32, device=spikes.device)
+                else:
+                    total = resized_to_batch(total, spikes)
+            self.total = total
+        return total
 
-    def _apply(self, *args: Any, **kwargs: Any) -> RateEstimator:
-        self.unfit()
-        super()._apply(*args, **kwargs)
-        return self
+    @property
+    def steps(self) -> int:
+        """The number of observed steps. Waits for the device if some of them were compiled."""
+        compiled = self._compiled_steps
+        return self._eager_steps if compiled is None else self._eager_steps + int(compiled)
+
+    @steps.setter
+    def steps(self, steps: int) -> None:
+        self._eager_steps = steps
+        self._compiled_steps: Tensor | None = None
+
+    def count(self, steps: int, device: torch.device) -> None:
+        """Counts some steps of spikes on a device."""
+        if not torch.compiler.is_dynamo_compiling():
+            self._eager_steps += steps
+            return
+        # a number that changes would make the compiler start again at each step: here it is a tensor
+        with torch.inference_mode(False):
+            old = torch.zeros((), dtype=torch.int64) if self._compiled_steps is None else self._compiled_steps
+            self._compiled_steps = old.to(device)
+        self._compiled_steps.add_(steps)
 
 
-def fits(state: Tensor, spikes: Tensor) -> bool:
-    """Whether a state ``[..., B, *N]`` can take in spikes ``[B, *N]`` in place."""
-    return state.shape[state.ndim - spikes.ndim :] == spikes.shape and state.device == spikes.device
-
-
-def zeros_for(spikes: Tensor, *leading: int, dtype: torch.dtype = torch.float32) -> Tensor:
-    """A state ``[*leading, B, *N]`` for spikes ``[B, *N]``."""
-    return torch.zeros((*leading, *spikes.shape), dtype=dtype, device=spikes.device)
-
-
-def carried(state: Tensor, spikes: Tensor) -> Tensor:
-    """``state`` for another batch: its mean over the old one, for every new sample.
+def resized_to_batch(state: Tensor, spikes: Tensor) -> Tensor:
+    """A state for another batch: each new sample starts from the mean over the old batch.
 
     Args:
         state: ``[..., B, *N]``.
-        spikes: ``[B, *N]`` of the new batch, on its device.
+        spikes: ``[B', *N]`` of the new batch, on its device.
+
+    Raises:
+        ArgumentError: if the neurons ``[*N]`` differ.
     """
     dim = state.ndim - spikes.ndim
     before, now = state.shape[dim + 1 :], spikes.shape[1:]
@@ -149,4 +184,5 @@ def carried(state: Tensor, spikes: Tensor) -> Tensor:
     state = state.to(spikes.device)
     if state.shape[dim] == len(spikes):
         return state.clone()
-    return state.float().mean(dim, keepdim=True).expand(*state.shape[:dim], *spikes.shape).clone()
+    exact = torch.promote_types(state.dtype, torch.float32)
+    return state.to(exact).mean(dim, keepdim=True).expand(*state.shape[:dim], *spikes.shape).clone()

@@ -1,4 +1,4 @@
-"""A tap on a neuron: a forward hook that hands its spikes on, and only looks."""
+"""The forward hook on a neuron: it reads the spikes, hands them on, and changes nothing."""
 
 from __future__ import annotations
 
@@ -7,17 +7,15 @@ from typing import Any, NoReturn, Protocol
 
 import torch
 from torch import Tensor, nn
-from torch._C import _current_graph_task_id as current_graph_task_id
+from torch._C import _current_graph_task_id as current_graph_task_id  # no public way to see a recompute
+from torch._C._functorch import is_batchedtensor  # no public way to see `torch.vmap`
 from torch.autograd.graph import Node
 from torch.compiler import is_compiling, is_dynamo_compiling
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.hooks import RemovableHandle
 
-from ..distributed.wrappers import group_in_forward
 from ..errors import ArgumentError, NoSpikesError
-from ..state import StepCount
-from .neurons import admit_neuron, binary_factor, membrane_of, spikes_of, spikes_of_step
-from .shortcuts import is_current
+from .neurons import binary_factor, check_neuron, membrane_of, spikes_of, spikes_of_step
 
 __all__ = ["SpikeHook", "SpikeListener"]
 
@@ -25,53 +23,46 @@ NOT_IN_BACKWARD = -1
 
 
 class SpikeListener(Protocol):
-    """What a tap hands spikes to.
+    """What a hook hands spikes to, such as an estimator."""
 
-    Attributes:
-        observed: if it has a ``take``, then this takes each step, and the tap counts it.
-    """
-
-    observed: StepCount
-
-    def fit(self, spikes: Tensor, /) -> None:
-        """Spikes ``[B, *N]`` of this shape and on this device come from now on."""
+    def update_step(self, spikes: Tensor, /) -> None:
+        """Takes in one step ``[B, *N]`` of an eager model."""
 
     def update(self, spikes: Tensor, /) -> None:
-        """Takes steps ``[T, B, *N]`` of any shape; also inside a compiled graph."""
+        """Takes in a sequence ``[T, B, *N]``, also inside a compiled graph."""
 
 
 class SpikeHook:
     """Observes one neuron module while it is in training mode.
 
-    At each step of an eager model it does as little as it can. What may change seldom (the
-    shape, the factor of the spikes) is only compared; the membrane and its graph are kept by
-    reference until the next call or the next update.
+    Each step of an eager model costs as little as possible: what changes seldom (the shape, the
+    factor of the spikes) is only compared. The hook keeps a reference to the membrane, and with it
+    the graph, until the next call or the next update.
 
     Args:
         module: the user's neuron; it is neither wrapped nor changed.
-        check: called with the shape ``[B, *N]`` whenever it differs from the last one.
+        check: is called with the shape ``[B, *N]`` whenever that differs from the last one.
 
     Attributes:
         frozen: whether a call in eval mode came after the last observation.
-        group: of the processes that share the batch, as far as it is known.
+        group: the process group that trains the model, once it is known.
+        find_group: gives the process group of a DistributedDataParallel that runs the neuron.
 
     Raises:
         UnsupportedNeuronError: for a neuron that emits no spikes.
     """
 
     def __init__(self, module: nn.Module, check: Callable[[torch.Size], None]) -> None:
-        admit_neuron(module)
+        check_neuron(module)
         self.module = module
         self.frozen = False
         self.group: Any = None
+        self.find_group: Callable[[DistributedDataParallel], Any] = _no_group
         self._listeners: tuple[SpikeListener, ...] = ()
-        self._quick: tuple[SpikeListener, ...] = ()
-        self._others: tuple[SpikeListener, ...] = ()
         self._check = check
         self._read = spikes_of.dispatch(type(module))
         self._read_membrane = membrane_of.dispatch(type(module))
         self._shape: torch.Size | None = None
-        self._checked_shape: torch.Size | None = None
         self._last: Tensor | None = None
         self._is_traced = False
         self._handle: RemovableHandle | None = None
@@ -93,11 +84,6 @@ class SpikeHook:
         return self._last != 0
 
     @property
-    def has_run(self) -> bool:
-        """Whether anything was observed."""
-        return self.samples > 0
-
-    @property
     def neurons(self) -> torch.Size | None:
         """The shape ``*N`` of the neurons, None before the first call."""
         return None if self._last is None else self._last.shape[1:]
@@ -108,68 +94,73 @@ class SpikeHook:
         return 0 if self._last is None else len(self._last)
 
     @property
+    def has_run(self) -> bool:
+        """Whether the hook has observed a spike or its absence."""
+        return self.samples > 0
+
+    @property
     def membrane(self) -> Tensor | None:
-        """Finite exactly if the neuron's state was, at its last observed call; or None."""
+        """Finite exactly if the state of the neuron was finite at its last observed call; or None."""
         membrane = self._membrane
         return membrane.detach() if membrane is not None and membrane.requires_grad else membrane
 
     @property
     def graph(self) -> Node | None:
-        """The end of the autograd graph of the last observed call, if there is one."""
+        """The end of the autograd graph of the last observed call, None without a graph."""
         return self._node if self._membrane is None else self._membrane.grad_fn or self._node
 
     def listen(self, listener: SpikeListener) -> None:
-        """Hands what is observed from now on to ``listener``."""
+        """Hands each observation from now on to ``listener``."""
         self.unlisten(listener)
         self._listeners += (listener,)
         self.frozen = False
         self.open()
 
     def unlisten(self, listener: SpikeListener) -> None:
-        """Ends `listen`; with the last listener the hook comes off."""
+        """Ends `listen`. Without listeners the hook leaves the neuron."""
         self._listeners = tuple(other for other in self._listeners if other is not listener)
-        self._shape = None
-        # a compiled graph does not notice that a hook is gone, or back
+        # a compiled graph does not notice that a hook has gone or come back
         if not self._listeners and not self._is_traced:
             self._unhook()
 
     def open(self) -> None:
-        """Puts the hook on the neuron, if it is not there."""
+        """Puts the hook on the neuron, unless it is there."""
         if self._handle is None:
             self._handle = self.module.register_forward_hook(self, with_kwargs=True)
 
     def close(self) -> None:
-        """Takes the hook off and lets go of all that was observed."""
-        self._listeners = self._quick = self._others = ()
-        self._shape = self._last = None
+        """Takes the hook off and drops every observation."""
+        self._listeners = ()
+        self._last = None
         self.forget()
         self._unhook()
 
     def forget(self) -> None:
-        """Lets go of the membrane and the graph of the last call."""
+        """Drops the membrane and the graph of the last call."""
         self._membrane: Tensor | None = None
         self._node: Node | None = None
 
     def require_shape(self, shape: torch.Size) -> None:
-        """Checks that spikes ``[B, *N]`` can come from the layers; done anew for another shape.
+        """Checks that spikes ``[B, *N]`` can come from the layer, once per shape.
 
         Raises:
             ArgumentError: if they cannot.
         """
-        if shape == self._checked_shape:
+        if shape == self._shape:
             return
         if len(shape) < 2:
             raise ArgumentError(
                 f"`input` of {type(self.module).__name__} should have a batch dimension, [B, *N]. "
                 f"Found spikes of shape {list(shape)}. Add it with `input.unsqueeze(0)`."
             )
-        if 0 not in shape:
-            self._check(shape)
-        self._checked_shape = shape
+        if 0 in shape:
+            return  # such a shape never becomes the known one: a hook asks each time whether to go on
+        self._check(shape)
+        self._shape = shape
 
     def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-        # between two calls the model takes the caches of the processor: every function that is called
-        # here, and every object that is looked at, costs some tenths of a microsecond
+        # The model empties the processor's caches between two calls. Each function that is called here,
+        # and each object that is looked at, costs some tenths of a microsecond.
         if is_dynamo_compiling():
             self._trace(module, args, kwargs, output)
             return
@@ -179,10 +170,11 @@ class SpikeHook:
             self.frozen = True
             return
         if current_graph_task_id() != NOT_IN_BACKWARD:
-            return  # a checkpoint computes the model anew; the spikes were counted before
+            return  # a checkpoint computes the model again; these spikes are counted already
+        # `_active_ddp_module` is the only trace of a wrapper around a model that was attached before
         if self.group is None and DistributedDataParallel._active_ddp_module is not None:
-            self.group = group_in_forward()
-        seen = output
+            self.group = self.find_group(DistributedDataParallel._active_ddp_module)
+        raw = output
         if self._read is not spikes_of_step or type(output) is not Tensor:
             if is_compiling():
                 return  # an export is not observed
@@ -190,98 +182,77 @@ class SpikeHook:
             if not isinstance(read, tuple):
                 self._take_sequence(module, _first(args, kwargs), read, output)
                 return
-            (seen,) = read
-        spikes = seen.detach() if seen.requires_grad else seen
-        if spikes.shape != self._shape and not self._fit(spikes):
+            (raw,) = read
+        spikes = raw.detach() if raw.requires_grad else raw
+        if spikes.shape != self._shape and not self._accepts(spikes):
             return
-        if not self._is_binary(module):
+        if not self._is_binary():
             spikes = spikes != 0
-        for listener in self._others:
+        try:
+            for listener in self._listeners:
+                listener.update_step(spikes)
+        except RuntimeError:
             _refuse_batched(spikes)
-            listener.update(spikes.unsqueeze(0))
-        for listener in self._quick:
-            observed = listener.observed
-            take = observed.take
-            if take is None or observed.number >= observed.due:
-                self._take_fitted(listener, spikes)
-                continue
-            try:
-                take(spikes)
-            except RuntimeError:  # from another device
-                self._take_fitted(listener, spikes)
-                continue
-            observed.number += 1
+            raise
         self._last = spikes
+        # `_buffers` in place of `module.mem`, which takes longer than all of the above
         self._membrane = membrane = module._buffers.get("mem")
         if membrane is None:
-            self._node = seen.grad_fn
+            self._node = raw.grad_fn
         self.frozen = False
 
-    def _take_sequence(self, module: nn.Module, inputs: Any, seen: Tensor, output: Any) -> None:
-        spikes = seen.detach()
-        if len(spikes) == 0 or (spikes.shape[1:] != self._shape and not self._fit(spikes[0])):
+    def _take_sequence(self, module: nn.Module, inputs: Any, raw: Tensor, output: Any) -> None:
+        spikes = raw.detach()
+        if len(spikes) == 0 or not self._accepts(spikes[0]):
             return
-        self._hand_on(spikes if self._is_binary(module) else spikes != 0)
-        self._last = spikes[-1].clone()  # not the whole sequence
+        self._hand_on(spikes if self._is_binary() else spikes != 0)
+        self._last = spikes[-1].clone()  # a view would keep the whole sequence
         self._membrane = self._read_membrane(module, inputs, output)
-        self._node = seen.grad_fn
+        self._node = raw.grad_fn
         self.frozen = False
 
     def _trace(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-        """What a compiled graph does: the same, with all checks left to the next update."""
+        """Observes inside a compiled graph, and leaves all checks to the next update."""
         self._is_traced = True
         if not module.training:
             self.frozen = True
             return
-        if self.group is None:
-            self.group = group_in_forward()
-        seen = self._read(module, output)
-        spikes = (seen[0].unsqueeze(0) if isinstance(seen, tuple) else seen).detach()
+        if self.group is None and DistributedDataParallel._active_ddp_module is not None:  # as above
+            self.group = self.find_group(DistributedDataParallel._active_ddp_module)
+        raw = self._read(module, output)
+        spikes = (raw[0].unsqueeze(0) if isinstance(raw, tuple) else raw).detach()
         if spikes.numel() > 0:
-            self._hand_on(spikes != 0)  # whatever the factor; the compiler makes it one with the count
+            self._hand_on(spikes != 0)  # whatever the factor: the compiler joins it with the count
             self._membrane = self._read_membrane(module, _first(args, kwargs), output)
             self.frozen = False
         if len(spikes) > 0:
-            self._last = spikes[-1] if isinstance(seen, tuple) else spikes[-1].clone()
+            self._last = spikes[-1] if isinstance(raw, tuple) else spikes[-1].clone()
 
     def _hand_on(self, spikes: Tensor) -> None:
         for listener in self._listeners:
             listener.update(spikes)
 
-    def _fit(self, spikes: Tensor) -> bool:
-        """Prepares for spikes ``[B, *N]`` of another shape; false if there are none."""
+    def _accepts(self, spikes: Tensor) -> bool:
+        """Checks spikes ``[B, *N]`` of another shape; false if there are none of them."""
         _refuse_batched(spikes)
         self.require_shape(spikes.shape)
-        if spikes.numel() == 0:
-            self._last = spikes
-            return False
-        for listener in self._listeners:
-            listener.fit(spikes)
-        self._quick = tuple(filter(_is_quick, self._listeners))
-        self._others = tuple(other for other in self._listeners if other not in self._quick)
-        self._shape = spikes.shape
-        return True
+        if spikes.numel() > 0:
+            return True
+        self._last = spikes
+        return False
 
-    def _take_fitted(self, listener: SpikeListener, spikes: Tensor) -> None:
-        """Hands on a step for which the listener has to be prepared first."""
-        _refuse_batched(spikes)
-        listener.fit(spikes)
-        if listener.observed.take is None:
-            listener.update(spikes.unsqueeze(0))
-            return
-        listener.observed.take(spikes)
-        listener.observed.number += 1
-
-    def _is_binary(self, module: nn.Module) -> bool:
-        """Whether every spike is 1; waits for the device only where the factor was changed."""
-        factor = module._buffers.get("graded_spikes_factor")
+    def _is_binary(self) -> bool:
+        """Whether every spike is 1; waits for the device only after a change of the factor."""
+        factor = self.module._buffers.get("graded_spikes_factor")  # `_buffers` for its speed, as above
         if factor is not self._factor or (factor is not None and factor._version != self._factor_version):
             self._look_at_factor()
         return self._has_binary_factor
 
     def _look_at_factor(self) -> None:
-        self._has_binary_factor = binary_factor(getattr(self.module, "graded_spikes_factor", None))
-        self._factor = self.module._buffers.get("graded_spikes_factor")
+        factor = getattr(self.module, "graded_spikes_factor", None)
+        self._has_binary_factor = binary_factor(factor)
+        self._factor = None if isinstance(factor, nn.Parameter) else factor
+        # `_version` is the only sign of a change in place
         self._factor_version = -1 if self._factor is None else self._factor._version
 
     def _unhook(self) -> None:
@@ -290,20 +261,16 @@ class SpikeHook:
         self._handle = None
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Callable[..., None]:
-        # a copied model must not count into the original's estimates
+        # a copied model must not count into the estimates of the original
         return _observe_nothing
 
     def __reduce__(self) -> tuple[Callable[[], Any], tuple[()]]:
-        # a pickled model does not take its observers along
+        # a pickled model leaves its observers behind
         return _silent, ()
 
 
 def _first(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     return args[0] if args else next(iter(kwargs.values()), None)
-
-
-def _is_quick(listener: SpikeListener) -> bool:
-    return listener.observed.take is not None and is_current(type(listener), "fit", "update")
 
 
 def _refuse_replica(module: nn.Module) -> NoReturn:
@@ -315,11 +282,15 @@ def _refuse_replica(module: nn.Module) -> NoReturn:
 
 
 def _refuse_batched(spikes: Tensor) -> None:
-    if torch._C._functorch.is_batchedtensor(spikes):
+    if is_batchedtensor(spikes):
         raise ArgumentError(
             "`model` should be called with its batch, [B, *N]. Found a call under `torch.vmap`, which hides "
             "the samples from each other. Give it the whole batch, call `.eval()` or use `pause()`."
         )
+
+
+def _no_group(wrapper: DistributedDataParallel) -> None:
+    """Finds no process group: the cell does not belong to a homeostasis yet."""
 
 
 def _observe_nothing(*_: Any) -> None:

@@ -1,10 +1,10 @@
-"""snntorch's return conventions, in one place.
+"""What each neuron class of snntorch returns, in one place.
 
-A neuron class is made known by one registration::
+One registration adds a neuron class::
 
     @spikes_of.register(MyNeuron)
     def _(neuron, output):
-        return one_step(output["spikes"])  # or the tensor itself, if it is [T, B, *N]
+        return one_step(output["spikes"])  # [B, *N]; a sequence [T, B, *N] is returned as it is
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from ..errors import UnsupportedNeuronError, warn
 
 __all__ = [
     "Spikes",
-    "admit_neuron",
     "all_neurons",
     "binary_factor",
+    "check_neuron",
     "is_inhibited",
     "is_neuron",
     "membrane_of",
@@ -36,25 +36,35 @@ Spikes = Tensor | tuple[Tensor]
 
 
 def one_step(spikes: Tensor) -> Spikes:
-    """Spikes ``[B, *N]`` of a single step, as `spikes_of` returns them."""
+    """Marks spikes ``[B, *N]`` as those of a single step, for a function registered on `spikes_of`.
+
+    >>> import torch
+    >>> one_step(torch.ones(2, 3))[0].shape
+    torch.Size([2, 3])
+    """
     return (spikes,)
 
 
 @singledispatch
 def spikes_of(neuron: nn.Module, output: Any) -> Spikes:
-    """The spikes in what a neuron returned.
+    """Reads the spikes in the output of a neuron. The class of the neuron chooses the function.
 
     Args:
-        neuron: the neuron module; the function is chosen by its class.
+        neuron: the neuron module.
         output: the return value of its ``forward``.
 
     Returns:
-        Nonzero where a neuron fired: ``[T, B, *N]``, or `one_step` of ``[B, *N]`` for the
-        neurons that are called once per step. Which of the two comes from the class: the
-        shapes of both kinds have the same rank.
+        Nonzero where a neuron fired: ``[T, B, *N]``, or `one_step` of ``[B, *N]`` for neurons that
+        are called once per step. Both have the same rank, so only the class can tell them apart.
 
     Raises:
         UnsupportedNeuronError: if the class is not registered.
+
+    >>> import snntorch as snn, torch
+    >>> neuron = snn.Leaky(beta=0.9)
+    >>> (spikes,) = spikes_of(neuron, neuron(torch.ones(2, 3), torch.zeros(2, 3)))
+    >>> spikes.shape
+    torch.Size([2, 3])
     """
     supported = [name for name, cls in vars(snn).items() if isinstance(cls, type) and is_known(cls)]
     raise UnsupportedNeuronError(
@@ -66,7 +76,7 @@ def spikes_of(neuron: nn.Module, output: Any) -> Spikes:
 
 @spikes_of.register
 def spikes_of_step(neuron: snn.SpikingNeuron, output: Any) -> Spikes:
-    """What most neurons return: the spikes of a step, alone or with their state."""
+    """Most neurons return the spikes of one step, alone or first in a tuple."""
     return (output if isinstance(output, Tensor) else output[0],)
 
 
@@ -83,17 +93,18 @@ def _(neuron: nn.Module, output: Tensor) -> Spikes:
 
 @singledispatch
 def membrane_of(neuron: nn.Module, inputs: Any, output: Any) -> Tensor | None:
-    """A tensor that is finite exactly when the neuron's state is, or None if there is none.
+    """Returns a tensor that is finite exactly if the state of the neuron is; None without a state.
 
-    A NaN makes a neuron silent for ever, since ``nan > threshold`` is false: the spikes
-    alone would look like those of a silent neuron.
+    A NaN silences a neuron for ever, since ``nan > threshold`` is false: its spikes look like
+    silence, and only its membrane shows the fault.
 
     Args:
         neuron: the neuron module.
         inputs: its first argument in the last call.
         output: what it returned.
     """
-    return neuron._buffers.get("mem")
+    membrane = getattr(neuron, "mem", None)
+    return membrane if isinstance(membrane, Tensor) else None
 
 
 @membrane_of.register
@@ -112,8 +123,8 @@ def _zero_if_finite(sequence: Tensor) -> Tensor:
 
 
 @singledispatch
-def admit_neuron(neuron: nn.Module) -> None:
-    """Refuses, by name, a neuron that this package cannot regulate; warns where it may fail.
+def check_neuron(neuron: nn.Module) -> None:
+    """Refuses a neuron that this package cannot regulate; warns where the rule may fail.
 
     Raises:
         UnsupportedNeuronError: if the neuron emits no spikes or its class is unknown.
@@ -124,7 +135,7 @@ def admit_neuron(neuron: nn.Module) -> None:
         _refuse(neuron, "have a `forward`", "a base class", "Take one of its subclasses.")
 
 
-@admit_neuron.register
+@check_neuron.register
 def _(neuron: snn.StateLeaky) -> None:
     if not neuron.output:
         _refuse(
@@ -135,7 +146,7 @@ def _(neuron: snn.StateLeaky) -> None:
         )
 
 
-@admit_neuron.register
+@check_neuron.register
 def _(neuron: snn.AssociativeLeaky) -> None:
     if neuron.use_q_projection:
         _refuse(
@@ -147,7 +158,7 @@ def _(neuron: snn.AssociativeLeaky) -> None:
     _warn_not_monotone(neuron, "its rate falls with its values wherever a key is negative")
 
 
-@admit_neuron.register
+@check_neuron.register
 def _(neuron: snn.DeltaLeaky) -> None:
     _warn_not_monotone(neuron, "it fires on changes of its membrane, in either direction")
 
@@ -166,27 +177,27 @@ def _warn_not_monotone(neuron: nn.Module, why: str) -> None:
 
 
 def is_known(cls: type) -> bool:
-    """Whether the output of a neuron class has been registered on `spikes_of`."""
+    """Whether `spikes_of` knows a neuron class."""
     return spikes_of.dispatch(cls) is not spikes_of.dispatch(object)
 
 
 def is_neuron(module: nn.Module) -> bool:
-    """Whether a module is a spiking neuron, of snntorch or registered by a user."""
+    """Whether a module is a spiking neuron of snntorch, or of a class that the user registered."""
     return is_known(type(module))
 
 
 def all_neurons() -> set[nn.Module]:
-    """All neurons of snntorch in this process: `snntorch.utils.reset` resets them together."""
+    """Returns all neurons of snntorch in this process. `snntorch.utils.reset` resets them together."""
     return set(snn.SpikingNeuron.instances)
 
 
 def is_inhibited(neuron: nn.Module) -> bool:
-    """Whether at most one neuron of a sample can fire per step."""
+    """Whether at most one neuron of a sample fires per step."""
     return bool(getattr(neuron, "inhibition", False))
 
 
 def binary_factor(factor: Tensor | None) -> bool:
-    """Whether a graded spikes factor leaves every spike at 1 for good."""
+    """Whether a graded spikes factor leaves every spike at 1, now and later."""
     if factor is None:
         return True
     return not isinstance(factor, nn.Parameter) and bool((factor == 1).all())

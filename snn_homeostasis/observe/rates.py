@@ -1,4 +1,4 @@
-"""Estimators of the firing rate: spikes per time step, per sample and neuron."""
+"""Estimators of the firing rate: spikes per time step, for each sample and neuron."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..errors import require
-from .estimator import RateEstimator, carried, fits, zeros_for
+from .estimator import RateEstimator, resized_to_batch
 
 __all__ = ["CumulativeRate", "ExponentialRate", "WindowedRate"]
 
@@ -17,9 +17,7 @@ __all__ = ["CumulativeRate", "ExponentialRate", "WindowedRate"]
 class CumulativeRate(RateEstimator):
     """The mean over all steps since the last `reset`.
 
-    Spikes are counted. The counts are folded into a running mean before they reach the
-    largest integer of float32. Memory: 4 bytes per (sample, neuron), and as much again after
-    2**23 steps.
+    Memory: 4 bytes per (sample, neuron), 8 after 2**23 steps.
 
     >>> import torch
     >>> rate = CumulativeRate()
@@ -28,93 +26,49 @@ class CumulativeRate(RateEstimator):
     tensor([[1.0000, 0.5000]])
     """
 
-    counters = ("steps", "folded_steps")
-    folded_steps: int = 0
     # float32 counts are exact below 2**24; one update may bring as many steps again
-    fold_after = 2**23
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.register_buffer("count", None)
-        self.register_buffer("folded", None)
-
-    count: Tensor | None
-    folded: Tensor | None
+    float32_steps = 2**23
 
     def update(self, spikes: Tensor) -> None:
-        count = self._count_for(spikes[0])
-        count.add_(spikes.sum(0, dtype=torch.float32))
-        self.observed.add(len(spikes), spikes.device)
-        if not torch.compiler.is_dynamo_compiling():  # there the steps are known to `rate` alone
-            self._fold_in_time()
+        self.total_for(spikes[0]).add_(spikes.sum(0, dtype=torch.float32))
+        self.count(len(spikes), spikes.device)
 
-    def fit(self, spikes: Tensor) -> None:
-        count = self._count_for(spikes)
-        self._fold_in_time()
-        observed = self.observed
-        observed.due = observed.number + self.fold_after - (self.steps - self.folded_steps)
-        observed.take = count.add_
+    def update_step(self, spikes: Tensor) -> None:
+        total = self.total
+        if (
+            total is None
+            or total.shape != spikes.shape
+            or total.device != spikes.device
+            or self._eager_steps >= self.float32_steps
+        ):
+            total = self.total_for(spikes)
+        total.add_(spikes)
+        self._eager_steps += 1
 
     @property
-    def rate(self) -> Tensor:
-        self.require_spikes()
-        self._fold_in_time()
-        return self._mean()
+    def weight(self) -> float:
+        return self.steps
 
-    def scaled(self) -> tuple[Tensor, float]:
-        buffers, steps = self._buffers, self.steps
-        count = buffers["count"]
-        if count is None or buffers["folded"] is not None or not 0 < steps <= self.fold_after:
-            return super().scaled()
-        return count, 1.0 / steps
+    def total_for(self, spikes: Tensor) -> Tensor:
+        return self._exact(super().total_for(spikes), self._eager_steps)
 
-    def reset(self) -> None:
-        super().reset()
-        self.folded_steps = 0
+    def observed_total(self) -> Tensor:
+        return self._exact(super().observed_total(), self.steps)  # compiled steps count here only
 
-    def memory(self, steps: int) -> float:
-        return steps / self.steps
-
-    @torch.inference_mode(False)
-    def assume(self, rate: Tensor, steps: int) -> None:
-        self.folded, self.count = rate.clone(), torch.zeros_like(rate)
-        self.steps = self.folded_steps = steps
-
-    def _count_for(self, spikes: Tensor) -> Tensor:
-        count = self.count
-        if count is not None and fits(count, spikes):
-            return count
-        with torch.inference_mode(False):
-            if self.folded is not None:
-                self.folded = carried(self.folded, spikes)
-            self.count = zeros_for(spikes) if count is None else carried(count, spikes)
-        return self.count
-
-    def _mean(self) -> Tensor:
-        assert self.count is not None
-        steps = self.steps
-        mean = self.count / steps
-        return mean if self.folded is None else mean + self.folded * (self.folded_steps / steps)
-
-    def _fold_in_time(self) -> None:
-        if self.steps - self.folded_steps >= self.fold_after:
-            self._fold()
-
-    @torch.inference_mode(False)
-    def _fold(self) -> None:
-        assert self.count is not None
-        self.folded = self._mean()
-        self.folded_steps = self.steps
-        self.count.zero_()
+    def _exact(self, total: Tensor, steps: int) -> Tensor:
+        if steps >= self.float32_steps and total.dtype is torch.float32:
+            with torch.inference_mode(False):
+                total = self.total = total.double()
+        return total
 
 
 class ExponentialRate(RateEstimator):
-    r"""The exponentially weighted mean with time constant ``tau``, bias-corrected.
+    r"""The exponentially weighted mean with time constant ``tau``, corrected for its start.
 
     .. math:: r_n = \frac{\sum_{i \le n} e^{-(n - i)/\tau} s_i}{\sum_{i \le n} e^{-(n - i)/\tau}}
 
-    so that the first step already has the right size. Memory: 4 bytes per
-    (sample, neuron).
+    with s_i the spikes of step i and n the number of steps. The first step already has the right
+    size. Memory: 4 bytes per (sample, neuron).
 
     Args:
         tau: time constant in steps, > 0.
@@ -130,7 +84,6 @@ class ExponentialRate(RateEstimator):
     """
 
     def __init__(self, tau: float) -> None:
-        super().__init__()
         require(
             isinstance(tau, int | float) and tau > 0 and math.isfinite(tau),
             "tau",
@@ -138,57 +91,24 @@ class ExponentialRate(RateEstimator):
             tau,
             "Take about ten times 1 / target.",
         )
+        super().__init__()
         self.tau = float(tau)
-        self.decay = math.exp(-1.0 / self.tau)
-        self.gain = -math.expm1(-1.0 / self.tau)  # 1 - decay, without its rounding error
-        self.register_buffer("mean", None)
-
-    mean: Tensor | None
+        self.gain = -math.expm1(-1.0 / self.tau)  # 1 - exp(-1 / tau), without its rounding error
 
     def update(self, spikes: Tensor) -> None:
-        mean = self._mean_for(spikes[0])
-        mean.mul_(self.decay ** len(spikes)).add_(self._weighted(spikes))
-        self.observed.add(len(spikes), spikes.device)
+        age = torch.arange(len(spikes) - 1, -1, -1, device=spikes.device, dtype=torch.float32)
+        recent = torch.tensordot(torch.exp(-age / self.tau) * self.gain, spikes.float(), dims=1)
+        self.total_for(spikes[0]).mul_(math.exp(-len(spikes) / self.tau)).add_(recent)
+        self.count(len(spikes), spikes.device)
 
-    def fit(self, spikes: Tensor) -> None:
-        mean, gain = self._mean_for(spikes), self.gain
-        self.observed.take = lambda spikes: mean.lerp_(spikes.to(mean.dtype), gain)
+    def update_step(self, spikes: Tensor) -> None:
+        total = self.total_for(spikes)
+        total.lerp_(spikes.to(total.dtype), self.gain)
+        self._eager_steps += 1
 
     @property
-    def rate(self) -> Tensor:
-        self.require_spikes()
-        assert self.mean is not None
-        return self.mean / self._mass(self.steps)
-
-    def scaled(self) -> tuple[Tensor, float]:
-        self.require_spikes()
-        assert self.mean is not None
-        return self.mean, 1.0 / self._mass(self.steps)
-
-    def memory(self, steps: int) -> float:
-        return math.exp((steps - self.steps) / self.tau) * self._mass(steps) / self._mass(self.steps)
-
-    @torch.inference_mode(False)
-    def assume(self, rate: Tensor, steps: int) -> None:
-        self.mean = rate * self._mass(steps)
-        self.steps = steps
-
-    def _mass(self, steps: int) -> float:
-        return -math.expm1(-steps / self.tau)
-
-    def _mean_for(self, spikes: Tensor) -> Tensor:
-        mean = self.mean
-        if mean is not None and fits(mean, spikes):
-            return mean
-        with torch.inference_mode(False):
-            self.mean = zeros_for(spikes) if mean is None else carried(mean, spikes)
-        return self.mean
-
-    def _weighted(self, spikes: Tensor) -> Tensor:
-        age = torch.arange(len(spikes) - 1, -1, -1, device=spikes.device, dtype=torch.float32)
-        weight = torch.exp(-age / self.tau) * self.gain
-        weighted: Tensor = torch.tensordot(weight, spikes.float(), dims=1)
-        return weighted
+    def weight(self) -> float:
+        return -math.expm1(-self.steps / self.tau)
 
     def extra_repr(self) -> str:
         return f"tau={self.tau:g}"
@@ -197,10 +117,9 @@ class ExponentialRate(RateEstimator):
 class WindowedRate(RateEstimator):
     """The mean over the last ``steps`` steps, or over all while there are fewer.
 
-    Memory: ``steps`` bytes and 4 more per (sample, neuron), four times that once the
-    batch size has changed, because the past is then a mean over samples. For long
-    windows prefer `ExponentialRate`. Processes that share a batch carry the joint mean over as if
-    the past were spread evenly over the window: exact again once the window has passed.
+    Memory: ``steps`` bytes and 4 more per (sample, neuron), and four times as much once the batch
+    size has changed, because the past is then a mean over samples. For long windows prefer
+    `ExponentialRate`.
 
     Args:
         steps: length of the window.
@@ -215,8 +134,9 @@ class WindowedRate(RateEstimator):
     tensor([[0.5000]])
     """
 
+    state = (*RateEstimator.state, "past", "position")
+
     def __init__(self, steps: int) -> None:
-        super().__init__()
         require(
             isinstance(steps, int) and not isinstance(steps, bool) and steps > 0,
             "steps",
@@ -224,66 +144,41 @@ class WindowedRate(RateEstimator):
             steps,
             "Take about ten times 1 / target.",
         )
+        super().__init__()
         self.window = steps
-        for name in ("past", "total", "position"):
-            self.register_buffer(name, None)
 
-    past: Tensor | None
-    total: Tensor | None
-    position: Tensor | None
+    def reset(self) -> None:
+        super().reset()
+        self.past: Tensor | None = None  # [window, B, *N]
+        self.position: Tensor | None = None  # of the oldest step; a tensor, for the compiler's sake
 
     def update(self, spikes: Tensor) -> None:
-        past, total, position = self._window_for(spikes[0])
+        past, position = self._past_for(spikes[0])
         latest = spikes[-self.window :]
         ages = torch.arange(len(spikes) - len(latest), len(spikes), device=spikes.device)
         places = (position + ages) % self.window
-        total.add_(latest.sum(0, dtype=torch.float32) - past[places].sum(0, dtype=torch.float32))
+        change = latest.sum(0, dtype=torch.float32) - past[places].sum(0, dtype=torch.float32)
+        self.total_for(spikes[0]).add_(change)
         past[places] = latest.to(past.dtype)
         position.add_(len(spikes)).remainder_(self.window)
-        self.observed.add(len(spikes), spikes.device)
+        self.count(len(spikes), spikes.device)
 
     @property
-    def rate(self) -> Tensor:
-        self.require_spikes()
-        assert self.total is not None
-        return self.total / self._filled
-
-    def scaled(self) -> tuple[Tensor, float]:
-        self.require_spikes()
-        assert self.total is not None
-        return self.total, 1.0 / self._filled
-
-    def memory(self, steps: int) -> float:
-        # as if what is left of the past were spread evenly over the window
-        return max(0, self._filled - (self.steps - steps)) / self._filled
-
-    @property
-    def _filled(self) -> int:
+    def weight(self) -> float:
         return min(self.steps, self.window)
 
-    @torch.inference_mode(False)
-    def assume(self, rate: Tensor, steps: int) -> None:
-        filled = min(steps, self.window)
-        self.past = rate.new_zeros((self.window, *rate.shape))
-        self.past[:filled] = rate
-        self.total = rate * filled
-        self.position = torch.tensor(filled % self.window, device=rate.device)
-        self.steps = steps
-
-    def _window_for(self, spikes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        past, total, position = self.past, self.total, self.position
-        if past is None or total is None or position is None:
+    def _past_for(self, spikes: Tensor) -> tuple[Tensor, Tensor]:
+        past, position = self.past, self.position
+        if past is None or position is None:
             with torch.inference_mode(False):
-                self.past = past = zeros_for(spikes, self.window, dtype=torch.bool)
-                self.total = total = zeros_for(spikes)
-                # a tensor, because a number that changes would be compiled anew at each step
-                self.position = position = torch.zeros((), dtype=torch.int64, device=spikes.device)
-        elif not fits(past, spikes):
+                past = torch.zeros((self.window, *spikes.shape), dtype=torch.bool, device=spikes.device)
+                position = torch.zeros((), dtype=torch.int64, device=spikes.device)
+        elif past.shape[1:] != spikes.shape or past.device != spikes.device:
             with torch.inference_mode(False):
-                self.past = past = carried(past, spikes)
-                self.total = total = past.sum(0, dtype=torch.float32)
-                self.position = position = position.to(spikes.device, copy=True)
-        return past, total, position
+                past = resized_to_batch(past, spikes)
+                position = position.to(spikes.device, copy=True)
+        self.past, self.position = past, position
+        return past, position
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         past = state_dict.get(f"{prefix}past")

@@ -1,1 +1,5 @@
-"""Rules: one short class each."""
+"""The rules: one short class each, with a `drive`."""
+
+from .linear import LinearHomeostasis
+
+__all__ = ["LinearHomeostasis"]

@@ -1,23 +1,16 @@
-"""The rules: one short class each.
-
-A rule turns a cell, its rate and its target into the two parts of an update. To write your
-own, subclass `Homeostasis` and define `parts`.
-"""
+"""The linear rule."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
-import torch
 from torch import Tensor
 
-from ..cells.cell import Cell
-from ..cells.settings import BatchReduction, CellState, Settings, Target
-from ..distributed.groups import AUTO, Group
+from ..cells import BatchReduction, Settings, Target
+from ..distributed import AUTO, Group
 from ..homeostasis import Homeostasis
-from ..observe.estimator import RateEstimator
-from ..observe.rates import CumulativeRate
-from ..updates.bounds import UpdateBounds
+from ..observe import CumulativeRate, RateEstimator
+from ..updates import UpdateBounds
 
 __all__ = ["LinearHomeostasis"]
 
@@ -27,24 +20,25 @@ class LinearHomeostasis(Homeostasis):
 
     .. math:: v \leftarrow v + \lambda \frac{r^* - r}{r^*}
 
-    with λ the plasticity, r* the target and r the observed rate. The term is averaged over
-    the positions that share a parameter, split into its positive and negative parts, and
-    each part is reduced over the batch. For delays the sign of λ is reversed: a shorter
-    delay brings spikes together.
+    with v the parameter, λ the plasticity, r* the target and r the observed rate. The term is
+    averaged over the positions that share a parameter, split into its positive and negative part,
+    and each part is reduced over the batch. For delays the sign of λ is reversed: a shorter delay
+    brings spikes together.
 
-    The rule of the `inferno` library (``inferno.learn.LinearHomeostasis``), after the
-    synaptic scaling of Turrigiano et al. (1998), with its faults mended.
+    This is the rule of the `inferno` library (``inferno.learn.LinearHomeostasis``) with its faults
+    mended, after the synaptic scaling of Turrigiano et al. (1998).
 
     Args:
         plasticity: λ, the change of the parameter per `step` at ``(r* - r) / r* = 1``.
-        target: r* in spikes per step, > 0: a number, or a tensor that broadcasts to
-            ``[B, *N]``. None if each cell or each call names its own.
+        target: r* in spikes per step, > 0: a number, or a tensor that broadcasts to ``[B, *N]``.
+            None if each cell or each call names its own.
         param: ``"weight"``, ``"bias"`` or ``"delay"``, any case.
         batch_reduction: ``fn(tensor, dim)``, `torch.mean` by default.
-        rate: called once per cell, returns its `RateEstimator`.
-        bounds: of the regulated parameter; see `snn_homeostasis.bounds`.
+        rate: is called once per cell and returns its `RateEstimator`.
+        bounds: of the regulated parameter: `PowerBounds`, `SharpBounds`, `ClampBounds`, or any
+            callable ``(param, pos, neg) -> delta``.
         process_group: of the processes that share the batch, by default that of the wrapper
-            the model is under; see `Homeostasis`.
+            around the model; see `Homeostasis`.
 
     Raises:
         ArgumentError: for a value that cannot work.
@@ -61,6 +55,8 @@ class LinearHomeostasis(Homeostasis):
     True
     """
 
+    linear = True
+
     def __init__(
         self,
         plasticity: float,
@@ -74,17 +70,5 @@ class LinearHomeostasis(Homeostasis):
     ) -> None:
         super().__init__(Settings(plasticity, target, param, batch_reduction, rate, bounds), process_group)
 
-    def parts(self, cell: Cell, state: CellState, rate: Tensor, target: Target) -> tuple[Tensor, Tensor]:
-        strength = _strength(state)
-        k = cell.connection.postsyn_receptive((target - rate) / target).mean(-1) * strength
-        pos = state.batch_reduction(k.clamp_min(0.0), 0)
-        neg = state.batch_reduction(k.clamp_max(0.0), 0)
-        return cell.connection.like(state.param, pos), cell.connection.like(state.param, neg)
-
-    def affine(self, state: CellState, target: Target) -> tuple[float, Target] | None:
-        strength = _strength(state)
-        return (strength, -strength / target) if state.batch_reduction is torch.mean else None
-
-
-def _strength(state: CellState) -> float:
-    return -state.plasticity if state.param == "delay" else state.plasticity
+    def drive(self, rate: Tensor, target: Target) -> Tensor:
+        return (target - rate) / target

@@ -1,1 +1,27 @@
-"""Updates: slots, bounds, and the change of a parameter."""
+"""Updates: slots collect parts, bounds turn them into a change, the change goes into the parameter."""
+
+from .bounds import Bounds, ClampBounds, PowerBounds, SharpBounds, UpdateBounds, can_fail_alone
+from .changes import Change, apply_changes, changes_of, common_bounds
+from .finite import require_finite
+from .graphs import is_needed_by
+from .slots import Contribution, Slot, Waiting
+from .updater import Updater
+
+__all__ = [
+    "Bounds",
+    "Change",
+    "ClampBounds",
+    "Contribution",
+    "PowerBounds",
+    "SharpBounds",
+    "Slot",
+    "UpdateBounds",
+    "Updater",
+    "Waiting",
+    "apply_changes",
+    "can_fail_alone",
+    "changes_of",
+    "common_bounds",
+    "is_needed_by",
+    "require_finite",
+]

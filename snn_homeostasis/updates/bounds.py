@@ -1,7 +1,7 @@
-"""How the two parts of an update become a change of the parameter.
+"""Bounds: how the two parts of an update become a change of the parameter.
 
-A bound is any callable ``(param, pos, neg) -> delta``: ``param`` is the parameter, ``pos``
-and ``neg`` are magnitudes that broadcast with it, ``delta`` is what will be added.
+A bound is any callable ``(param, pos, neg) -> delta``: ``param`` is the parameter, ``pos`` and
+``neg`` are magnitudes that broadcast with it, and ``delta`` is added to it.
 """
 
 from __future__ import annotations
@@ -9,19 +9,16 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from functools import partial
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from ..errors import require
-from .passes import Pass, add_product, adding, blockwise, nearing
 
-__all__ = ["Bounds", "ClampBounds", "PowerBounds", "SharpBounds", "UpdateBounds", "unbounded"]
+__all__ = ["Bounds", "ClampBounds", "PowerBounds", "SharpBounds", "UpdateBounds", "can_fail_alone"]
 
-
-QUICK_POWERS = (0.5, 2.0, 3.0)  # those for which `pow_` has a way of its own
+QUICK_POWERS = (0.5, 2.0, 3.0)  # `pow_` computes these much faster than others
 
 
 class UpdateBounds(Protocol):
@@ -30,25 +27,35 @@ class UpdateBounds(Protocol):
     def __call__(self, param: Tensor, pos: Tensor, neg: Tensor, /) -> Tensor: ...
 
 
-def unbounded(param: Tensor, pos: Tensor, neg: Tensor) -> Tensor:
-    """The delta without any bound, ``pos - neg``, in the small shape of its parts."""
-    return pos - neg
-
-
 @dataclass(frozen=True)
 class Bounds(ABC):
-    """Limits of a parameter; either may be None.
+    """Limits of a parameter, and an elementwise formula that respects them.
+
+    A new kind defines `__call__`. The package calls it on blocks of rows, so the formula has to be
+    elementwise, and largest at the smallest or the largest value of the parameter.
 
     Args:
-        min: lower limit, in the parameter's unit.
-        max: upper limit.
+        min: lower limit, in the unit of the parameter, or None.
+        max: upper limit, or None.
 
     Raises:
         ArgumentError: if both limits are None, one is NaN, or ``min >= max``.
+
+    >>> import torch
+    >>> class HalfSteps(Bounds):
+    ...     def __call__(self, param, pos, neg):
+    ...         return 0.5 * (pos - neg)
+    >>> HalfSteps(max=1.0)(torch.tensor(0.75), torch.tensor(0.5), torch.tensor(0.0))
+    tensor(0.2500)
     """
 
     min: float | None = None
     max: float | None = None
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "__call__" in vars(cls) and "change_" not in vars(cls):
+            cls.change_ = Bounds.change_  # type: ignore[method-assign]  # not that of another formula
 
     def __post_init__(self) -> None:
         limits = [limit for limit in (self.min, self.max) if limit is not None]
@@ -72,33 +79,11 @@ class Bounds(ABC):
 
     @abstractmethod
     def __call__(self, param: Tensor, pos: Tensor, neg: Tensor, /) -> Tensor:
-        """The delta of ``param`` for the magnitudes ``pos`` and ``neg``."""
+        """Returns the delta of ``param`` for the magnitudes ``pos`` and ``neg``."""
 
-    def passes(self, param: Tensor, ends: Tensor, pos: Tensor, neg: Tensor) -> list[Pass] | None:
-        """The addition of the delta as passes over ``param``; None if only `__call__` knows it.
-
-        Only for a delta that is elementwise, and largest at one end of the values of ``param``.
-        A subclass with another `__call__` or `settle_`, and no `passes` of its own, does without.
-
-        Args:
-            param: the parameter.
-            ends: its smallest and its largest value.
-            pos: a magnitude that broadcasts with it.
-            neg: another.
-        """
-        return None
-
-    def settle_(self, param: Tensor) -> None:
-        """A last word on the parameter after its update, in place; nothing by default."""
-
-    def _contain(self, ends: Tensor, roundings: int = 0) -> bool:
-        """Whether the smallest and the largest value of a parameter are inside, up to some roundings."""
-        limits = [abs(limit) for limit in (self.min, self.max) if limit is not None and math.isfinite(limit)]
-        slack = roundings * torch.finfo(ends.dtype).eps * max(limits, default=0.0)
-        low, high = ends.tolist()
-        return (self.min is None or low >= self.min - slack) and (
-            self.max is None or high <= self.max + slack
-        )
+    def change_(self, param: Tensor, pos: Tensor, neg: Tensor) -> None:
+        """Adds the delta to ``param`` by one operation in place."""
+        param.add_(self(param, pos, neg))
 
 
 @dataclass(frozen=True)
@@ -107,16 +92,16 @@ class PowerBounds(Bounds):
 
     .. math:: \Delta p = ((max - p)_+)^{\mu_+} pos - ((p - min)_+)^{\mu_-} neg
 
-    With power 1 these are the multiplicative bounds of Kistler and van Hemmen (2000),
-    with other powers those of Gütig et al. (2003). Where a limit is None, its side is
-    left as it is. Distances are clamped at 0, so a parameter outside moves only inwards.
+    With power 1 these are the multiplicative bounds of Kistler and van Hemmen (2000), with other
+    powers the bounds of Gütig et al. (2003). A limit of None leaves its side unbounded. Distances
+    are clamped at 0: a parameter outside its limits moves only inwards.
 
     Args:
         min: lower limit or None.
         max: upper limit or None.
         power: μ > 0, or the pair (upper, lower).
-        scaled: divide each distance by ``max - min``, so that a step does not depend on
-            the width of the range. Needs both limits.
+        scaled: divide each distance by ``max - min``, so that a step does not depend on the width
+            of the range. Needs both limits.
 
     Raises:
         ArgumentError: for limits or powers that cannot work.
@@ -149,52 +134,20 @@ class PowerBounds(Bounds):
     def __call__(self, param: Tensor, pos: Tensor, neg: Tensor, /) -> Tensor:
         upper, lower = self._powers
         if self.max is not None:
-            pos = self._factor((self.max - param).clamp_min_(0.0), upper).mul_(pos)
+            pos = self._factor(self.max - param, upper).mul_(pos)
         if self.min is not None:
-            neg = self._factor((param - self.min).clamp_min_(0.0), lower).mul_(neg)
+            neg = self._factor(param - self.min, lower).mul_(neg)
         return pos - neg
-
-    def passes(self, param: Tensor, ends: Tensor, pos: Tensor, neg: Tensor) -> list[Pass] | None:
-        is_linear = self._powers == (1.0, 1.0)
-        # inside the limits no distance has to be clamped; a power of 1 may be taken of less than 0
-        if not self._contain(ends, roundings=4 if is_linear else 0):
-            return blockwise(adding(self), param, pos, neg)
-        if not is_linear or self.min is None or self.max is None:
-            return blockwise(self._rise_and_fall, param, pos, neg)
-        pull = pos + neg
-        center = (pos * self.max + neg * self.min).div_(pull).nan_to_num_(0.0)  # 0 / 0 where nothing pulls
-        return blockwise(nearing, param, center, pull / self._width)
-
-    def _rise_and_fall(self, param: Tensor, pos: Tensor, neg: Tensor) -> list[Pass]:
-        upper, lower = self._powers
-        factors: list[Tensor | None] = []
-
-        def rise() -> None:  # both factors are of the values before it
-            factors[:] = (
-                None if self.max is None else self._factor(self.max - param, upper),
-                None if self.min is None else self._factor(param - self.min, lower),
-            )
-            add_product(param, factors[0], pos)
-
-        def fall() -> None:
-            add_product(param, factors[1], neg, -1)
-            factors.clear()
-
-        return [rise, fall]
 
     @property
     def _powers(self) -> tuple[float, float]:
         return self.power if isinstance(self.power, tuple) else (self.power, self.power)
 
-    @property
-    def _width(self) -> float:
-        """What distances are divided by."""
-        return self.max - self.min if self.scaled and self.min is not None and self.max is not None else 1.0
-
     def _factor(self, distance: Tensor, power: float) -> Tensor:
-        """What a step is multiplied with; overwrites the distance."""
-        if self.scaled:
-            distance = distance.div_(self._width)
+        """Raises a distance to its power, in place."""
+        distance = distance.clamp_min_(0.0)
+        if self.scaled and self.min is not None and self.max is not None:
+            distance = distance.div_(self.max - self.min)
         if power == 1.0:
             return distance
         if power in QUICK_POWERS:
@@ -214,23 +167,17 @@ class SharpBounds(Bounds):
     """
 
     def __call__(self, param: Tensor, pos: Tensor, neg: Tensor, /) -> Tensor:
-        # compared in place, since to multiply booleans takes ten times as long
+        # in place, because a product with booleans takes ten times as long
         if self.max is not None:
             pos = (self.max - param).ge_(0.0) * pos
         if self.min is not None:
             neg = (param - self.min).ge_(0.0) * neg
         return pos - neg
 
-    def passes(self, param: Tensor, ends: Tensor, pos: Tensor, neg: Tensor) -> list[Pass] | None:
-        # elsewhere the device would have to be waited for
-        if ends.device.type == "cpu" and self._contain(ends):
-            return [partial(param.add_, pos - neg)]
-        return blockwise(adding(self), param, pos, neg)
-
 
 @dataclass(frozen=True)
 class ClampBounds(Bounds):
-    """Full steps, then the parameter is put inside ``[min, max]``.
+    """Full steps, and the parameter ends inside ``[min, max]``.
 
     >>> import torch
     >>> ClampBounds(0.0, 1.0)(torch.tensor(0.75), torch.tensor(0.5), torch.tensor(0.0))
@@ -240,16 +187,19 @@ class ClampBounds(Bounds):
     def __call__(self, param: Tensor, pos: Tensor, neg: Tensor, /) -> Tensor:
         return (param + (pos - neg)).clamp_(self.min, self.max).sub_(param)
 
-    def passes(self, param: Tensor, ends: Tensor, pos: Tensor, neg: Tensor) -> list[Pass] | None:
-        return [partial(param.add_, pos - neg)]
+    def change_(self, param: Tensor, pos: Tensor, neg: Tensor) -> None:
+        # a clamp, because p + (max - p) need not round to max
+        low, high = _inside(self.min, param.dtype, math.inf), _inside(self.max, param.dtype, -math.inf)
+        param.copy_(torch.add(param, pos - neg).clamp_(low, high))
 
-    def settle_(self, param: Tensor) -> None:
-        # p + (max - p) need not round to max
-        param.clamp_(_inside(self.min, param.dtype, math.inf), _inside(self.max, param.dtype, -math.inf))
+
+def can_fail_alone(bounds: UpdateBounds | None) -> bool:
+    """Whether a bound may fail in one of several processes that hand it the same numbers."""
+    return type(bounds) not in (type(None), PowerBounds, SharpBounds, ClampBounds)
 
 
 def _inside(limit: float | None, dtype: torch.dtype, inwards: float) -> float | None:
-    """A limit as half precision can represent it, without passing it; as it is in other types."""
+    """Returns a limit as half precision can represent it without passing it; others unchanged."""
     if limit is None or dtype not in (torch.float16, torch.bfloat16):
         return limit
     nearest = torch.tensor(limit, dtype=dtype, device="cpu")

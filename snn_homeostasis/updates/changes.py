@@ -1,143 +1,154 @@
-"""Changes: what the slots make of the parameters, all of it or nothing."""
+"""Changes: what the slots make of the parameters. All of them happen, or none."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
-from typing import Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, split
 
 from ..errors import ArgumentError, HomeostasisError, require, warn
-from ..layers.parameters import ParameterReference
-from ..layers.sharded import full, is_sharded, replicate_as
-from ..observe.shortcuts import is_current
-from .bounds import Bounds, UpdateBounds, unbounded
-from .passes import Pass, Passes
+from ..layers import ParameterReference, full, is_sharded, replicate_as
+from .bounds import Bounds, UpdateBounds
 from .slots import Slot, broadcasts
 
-__all__ = [
-    "Change",
-    "change_of",
-    "changes_of",
-    "is_changed_in_place",
-    "joint_bounds",
-    "make_all",
-    "warn_stuck",
-]
+__all__ = ["Change", "apply_changes", "changes_of", "common_bounds"]
 
 HALVES = (torch.float16, torch.bfloat16)
+# entries of a block: on a CPU what stays in its cache, elsewhere what fills the device
+ON_CPU, ELSEWHERE = 2**17, 2**24
 
 
 class Change(ABC):
-    """What is made of one parameter: worked out first, made later.
+    """The change of one parameter: prepared when it is built, made by `apply`.
 
     Args:
-        slots: one for each layer that has the parameter, so that tied layers get one update.
-        pos: what raises it; broadcasts with it.
-        neg: what lowers it, a magnitude.
+        slots: one for each layer that has the parameter, so tied layers get one update.
+        bounds: of the parameter.
+        pos: raises the parameter; broadcasts with it.
+        neg: lowers it, a magnitude; None if ``pos`` is signed.
 
     Attributes:
-        outcome: what has to be finite before anything is made.
-        is_stuck: whether a whole row of the parameter is at one of its limits and is pushed on.
+        outcome: is finite exactly if the new value is, unless the old value is not.
+        is_stuck: whether a row of the parameter is at a limit, and is pushed against it.
     """
 
     outcome: Tensor
-    is_stuck = False
 
-    def __init__(self, slots: Sequence[Slot], pos: Tensor, neg: Tensor) -> None:
-        self.slots, self.pos, self.neg = slots, pos, neg
-        self.reference = slots[0].reference
-        _require_spread(slots)
-        self.bounds = joint_bounds(self.reference, *(slot.bounds for slot in slots))
-        self.limits = slots[0].limits
+    def __init__(
+        self, slots: Sequence[Slot], bounds: UpdateBounds | None, pos: Tensor, neg: Tensor | None
+    ) -> None:
+        self.slots, self.bounds, self.pos, self.neg = slots, bounds, pos, neg
+        self.reference, self.limits = slots[0].reference, slots[0].limits
+        self.is_stuck = False
+        self._prepare(self.reference.tensor)
 
-    def make(self) -> None:
-        """Changes the parameter and empties the slots; does not do so again if called again."""
-        with torch.no_grad():
-            self._write()
+    @abstractmethod
+    def _prepare(self, value: Tensor) -> None:
+        """Does all that can fail."""
+
+    @abstractmethod
+    def _write(self) -> None:
+        """Changes the parameter; calls after an interruption do what is left."""
+
+    def apply(self) -> None:
+        """Changes the parameter and empties the slots; further calls do nothing more."""
+        self._write()
         for slot in self.slots:
             slot.empty()
 
-    @abstractmethod
-    def _write(self) -> None: ...
-
     def _delta(self, value: Tensor) -> Tensor:
-        pos, neg = self.pos, self.neg
-        if self.limits is not None and not self.slots[0].told_stuck:
-            self.is_stuck = _is_stuck(value, replicate_as(pos - neg, value), *self.limits)
-        if self.bounds is None:
-            delta = unbounded(value, pos, neg)
-        else:
-            delta = self.bounds(value, replicate_as(pos, value), replicate_as(neg, value))
+        """Returns what is added to a value, by bounds that may want to see all of it."""
+        pos, neg = replicate_as(self.pos, value), self._neg_for(value)
+        delta = pos if neg is None else pos - neg
+        if self.bounds is not None:
+            delta = self.bounds(value, pos, torch.zeros_like(pos) if neg is None else neg)
         if not broadcasts(delta, value):
             raise ArgumentError(
                 f"`bounds` should return a delta that broadcasts to {list(value.shape)}. Found shape "
                 f"{list(delta.shape)} for {self.reference}. Mend the callable."
             )
-        return delta
+        return replicate_as(delta, value)
 
-    def _settle(self, value: Tensor) -> None:
-        if isinstance(self.bounds, Bounds):
-            self.bounds.settle_(value)
-        if self.limits is not None:
-            value.clamp_(*self.limits)
+    def _neg_for(self, value: Tensor) -> Tensor | None:
+        return None if self.neg is None else replicate_as(self.neg, value)
+
+    def _look_for_stuck_rows(self, value: Tensor) -> None:
+        if self.limits is not None and not self.slots[0].warned_stuck:
+            push = self.pos if self.neg is None else self.pos - self.neg
+            self.is_stuck = _is_stuck(value, replicate_as(push, value), *self.limits)
 
 
 class InPlace(Change):
-    """Makes some passes over the parameter: those of its bounds, or else one that adds their delta."""
+    """Adds to a parameter, by operations that each change it once and allocate little.
 
-    def __init__(self, slots: Sequence[Slot], pos: Tensor, neg: Tensor) -> None:
-        super().__init__(slots, pos, neg)
-        value = self.reference.tensor
-        operations = self._operations_of_bounds(value)
-        if operations is None:
+    An interruption can fall between an operation and the note that it is made. So the version
+    counter of the parameter tells which of them are made.
+    """
+
+    def _prepare(self, value: Tensor) -> None:
+        self._look_for_stuck_rows(value)
+        self.value, self.start = value, -1
+        bounds, neg = self.bounds, self._neg_for(value)
+        if isinstance(bounds, Bounds) and neg is not None and value.numel() > 0:
+            self.operations = self._operations_of(bounds, value, replicate_as(self.pos, value), neg)
+        else:
             self.outcome = self._delta(value)
-            operations = [partial(value.add_, replicate_as(self.outcome, value))]
-        self._passes = Passes(value, operations)
+            self.operations = [partial(value.add_, self.outcome)]
+        if self.limits is not None:
+            self.operations.append(partial(value.clamp_, *self.limits))
 
     def _write(self) -> None:
-        self._passes.make()
-        self._settle(self._passes.tensor)
+        # `_version` is private, and the only count of operations that no interruption can spoil
+        if self.start < 0:
+            self.start = self.value._version
+        for operation in self.operations[self.value._version - self.start :]:
+            operation()
 
-    def _operations_of_bounds(self, value: Tensor) -> list[Pass] | None:
-        bounds = self.bounds
-        is_free = self.limits is None and not self.slots[0].sharded and value.numel() > 0
-        if not (is_free and isinstance(bounds, Bounds)):
-            return None
-        if not is_current(type(bounds), "passes", "__call__", "settle_"):
-            return None
+    def _operations_of(
+        self, bounds: Bounds, value: Tensor, pos: Tensor, neg: Tensor
+    ) -> list[Callable[[], object]]:
+        if self.slots[0].sharded:
+            self.outcome = bounds(value, pos, neg)
+            return [partial(bounds.change_, value, pos, neg)]
         ends = torch.stack(value.aminmax())
-        # finite exactly if the whole delta is
-        self.outcome = bounds(ends, self.pos.amax(), self.neg.amax())
-        return bounds.passes(value, ends, self.pos, self.neg)
+        self.outcome = bounds(ends, pos.amax(), neg.amax())  # a bound is largest at an end
+        return [partial(bounds.change_, *block) for block in _blocks(value, pos, neg)]
 
 
 class Replacement(Change):
     """Writes a new value: in half precision, or where a parametrization computes the value.
 
-    Half precision cannot represent small changes of a value. What rounding takes away is kept
-    as a residue in float32.
+    Half precision cannot represent small changes. What rounding takes away stays in float32, as the
+    residue of the slots.
     """
 
-    def __init__(self, slots: Sequence[Slot], pos: Tensor, neg: Tensor) -> None:
-        super().__init__(slots, pos, neg)
-        value = self.reference.tensor
+    def _prepare(self, value: Tensor) -> None:
         exact = self._exact(value)
-        exact += replicate_as(self._delta(exact), exact)
-        self._settle(exact)
-        self.outcome = exact.to(value.dtype)
-        self._residue = None
+        self._change_(exact)
+        self.outcome, self.residue = exact.to(value.dtype), None
         if value.dtype in HALVES:
-            self._settle(self.outcome)
-            self._residue = exact.sub_(self.outcome)
+            if isinstance(self.bounds, Bounds):  # rounding may lead past a limit
+                zero = replicate_as(torch.zeros((), device=value.device), value)
+                self.bounds.change_(self.outcome, zero, zero)
+            self.residue = exact.sub_(self.outcome)
 
     def _write(self) -> None:
         self.reference.write(self.outcome)
         for slot in self.slots:
-            slot.residue = self._residue
+            slot.residue = self.residue
+
+    def _change_(self, exact: Tensor) -> None:
+        self._look_for_stuck_rows(exact)
+        neg = self._neg_for(exact)
+        if isinstance(self.bounds, Bounds) and neg is not None:
+            self.bounds.change_(exact, replicate_as(self.pos, exact), neg)
+        else:
+            exact += self._delta(exact)
+        if self.limits is not None:
+            exact.clamp_(*self.limits)
 
     def _exact(self, value: Tensor) -> Tensor:
         if value.dtype not in HALVES:
@@ -146,61 +157,44 @@ class Replacement(Change):
         if residue is None:
             return value.float()
         exact = value + residue.to(value.device)
-        # a value that was set meanwhile has nothing to do with an old residue
+        # an old residue has nothing to do with a value that was set since
         return torch.where(exact.to(value.dtype) == value, exact, value.float())
 
 
-@torch.no_grad()
 def changes_of(slots: Iterable[Slot]) -> list[Change]:
-    """The changes that slots make, one for each parameter; nothing is changed yet.
+    """Prepares the changes that slots make, one for each parameter; nothing has changed yet.
+
+    Args:
+        slots: all that may share a parameter. Empty ones have a say in its bounds.
 
     Raises:
         ArgumentError: if tied layers have different bounds, or a bound returns a wrong shape.
+        HomeostasisError: if a parameter was sharded or gathered since its registration.
     """
     tied: dict[int, list[Slot]] = {}
     for slot in dict.fromkeys(slots):
-        if slot.pending:
+        if slot.contributions or slot.bounds is not None:  # others have nothing to say
             tied.setdefault(id(slot.reference.leaf), []).append(slot)
-    return [change_of(group, *_totals(group)) for group in tied.values()]
+    return [_change_of(group) for group in tied.values() if any(slot.contributions for slot in group)]
 
 
-def change_of(slots: Sequence[Slot], pos: Tensor, neg: Tensor) -> Change:
-    """The change that two parts make of the parameter that some slots have in common.
-
-    Raises:
-        ArgumentError: if the slots have different bounds, or a bound returns a wrong shape.
-    """
-    kind = InPlace if is_changed_in_place(slots[0].reference) else Replacement
-    return kind(slots, pos, neg)
-
-
-class Makeable(Protocol):
-    """A change that can be made again without harm."""
-
-    def make(self) -> None: ...
-
-
-def make_all(changes: Sequence[Makeable]) -> None:
-    """Makes all changes, or, interrupted before the first, none."""
-    try:
-        for change in changes:
-            change.make()
-    except BaseException:
-        for change in changes:
-            change.make()
-        raise
-
-
-def warn_stuck(changes: Mapping[str, Change]) -> None:
-    """Warns, once for each slot, that a row of its parameter can move no further.
+def apply_changes(changes: Sequence[tuple[str, Change]]) -> None:
+    """Makes all changes, or, if an interruption comes before the first, none.
 
     Args:
-        changes: whose, by name.
+        changes: each with the name of its cell, for the warning about rows that are stuck.
     """
-    for name, change in changes.items():
+    try:
+        for _, change in changes:
+            change.apply()
+    except BaseException:
+        for _, change in changes:
+            change.apply()
+        raise
+    for name, change in changes:
         if change.is_stuck:
             for slot in change.slots:
-                slot.told_stuck = True
+                slot.warned_stuck = True
             warn(
                 f"All delays of a neuron in {name} are at a limit, and the rule pushes them on: they cannot "
                 "bring its rate to the target. Regulate the weight or the bias; or, if they are too short "
@@ -208,13 +202,8 @@ def warn_stuck(changes: Mapping[str, Change]) -> None:
             )
 
 
-def is_changed_in_place(reference: ParameterReference) -> bool:
-    """Whether an update is added to a parameter, whose value is otherwise replaced."""
-    return reference.is_plain and reference.tensor.dtype not in HALVES
-
-
-def joint_bounds(owner: ParameterReference, *bounds: UpdateBounds | None) -> UpdateBounds | None:
-    """The bounds of one parameter, where each of its layers may name them or leave them open.
+def common_bounds(owner: ParameterReference, *bounds: UpdateBounds | None) -> UpdateBounds | None:
+    """Returns the bounds of one parameter, which each of its layers may name or leave open.
 
     Raises:
         ArgumentError: if they differ.
@@ -231,12 +220,28 @@ def joint_bounds(owner: ParameterReference, *bounds: UpdateBounds | None) -> Upd
     return named[0] if named else None
 
 
-def _require_spread(slots: Iterable[Slot]) -> None:
+def _change_of(slots: Sequence[Slot]) -> Change:
+    reference, leaf = slots[0].reference, slots[0].reference.leaf
+    _require_same_sharding(slots, is_sharded(leaf))
+    bounds = (
+        slots[0].bounds if len(slots) == 1 else common_bounds(reference, *(slot.bounds for slot in slots))
+    )
+    contributions = [each for slot in slots for each in slot.contributions]
+    pos, neg = contributions[0][:2]
+    for each in contributions[1:]:
+        pos = pos + each.pos.to(pos.device)
+        if each.neg is not None:
+            neg = each.neg if neg is None else neg + each.neg.to(neg.device)
+    in_place = reference.is_plain and leaf.dtype not in HALVES
+    kind = InPlace if in_place else Replacement
+    return kind(slots, bounds, pos.to(leaf.device), None if neg is None else neg.to(leaf.device))
+
+
+def _require_same_sharding(slots: Iterable[Slot], now: bool) -> None:
     for slot in slots:
-        now = is_sharded(slot.reference.leaf)
         if slot.sharded and not now:
             raise HomeostasisError(
-                f"{slot.reference} should be sharded when it is changed. Found it gathered, as `fully_shard` "
+                f"{slot.reference} should be sharded when it changes. Found it gathered, as `fully_shard` "
                 "leaves it after a forward without backward, and the change would be lost. Call `reshard()` "
                 "of the model, or `attach` the model in place of single cells."
             )
@@ -247,18 +252,20 @@ def _require_spread(slots: Iterable[Slot]) -> None:
             )
 
 
+def _blocks(value: Tensor, pos: Tensor, neg: Tensor) -> Iterable[tuple[Tensor, ...]]:
+    """Cuts a value into blocks of rows, each with the parts that belong to it."""
+    if value.ndim == 0:
+        return [(value, pos, neg)]
+    size = ON_CPU if value.device.type == "cpu" else ELSEWHERE
+    rows = max(1, size * len(value) // value.numel())
+    return zip(*(_rows_of(part, value, rows) for part in (value, pos, neg)), strict=True)
+
+
+def _rows_of(part: Tensor, value: Tensor, rows: int) -> Sequence[Tensor]:
+    aligned = part.reshape((1,) * (value.ndim - part.ndim) + part.shape)
+    return split(aligned.expand(len(value), *aligned.shape[1:]), rows)
+
+
 def _is_stuck(value: Tensor, push: Tensor, lower: float, upper: float) -> bool:
     against = torch.where(push > 0, value >= upper, (value <= lower) & (push < 0))
     return bool(full(against).reshape(len(value), -1).all(1).any())
-
-
-def _totals(slots: Sequence[Slot]) -> tuple[Tensor, Tensor]:
-    leaf = slots[0].reference.leaf
-    return _total([slot.pos for slot in slots], leaf), _total([slot.neg for slot in slots], leaf)
-
-
-def _total(parts: Iterable[Tensor | None], leaf: Tensor) -> Tensor:
-    present = [part.to(leaf.device) for part in parts if part is not None]
-    if present:
-        return sum(present[1:], present[0])
-    return torch.zeros((), dtype=torch.promote_types(leaf.dtype, torch.float32), device=leaf.device)

@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor, strided
 from torch.autograd.graph import Node
 
-from ..layers.sharded import is_sharded
+from ..layers import is_sharded
 
 __all__ = ["is_needed_by"]
 

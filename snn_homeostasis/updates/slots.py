@@ -1,60 +1,71 @@
-"""A slot: what is to be added to one parameter, until it is applied once."""
+"""A slot: what is to be added to one parameter, until an update applies it once."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from ..errors import require
-from ..layers.parameters import ParameterReference
-from ..layers.sharded import is_sharded
+from ..layers import ParameterReference, is_sharded
 from ..state import TensorState
 from .bounds import UpdateBounds
-from .ledger import Ledger, Share
 
-__all__ = ["Slot", "broadcasts", "unchanged_on_error"]
+__all__ = ["Contribution", "Slot", "Waiting", "broadcasts"]
 
 
-def broadcasts(part: Tensor, param: Tensor) -> bool:
-    """Whether ``part`` broadcasts with ``param`` without making it larger."""
-    sizes = zip(reversed(part.shape), reversed(param.shape), strict=False)
-    return part.ndim <= param.ndim and all(size in (1, wanted) for size, wanted in sizes)
+class Contribution(NamedTuple):
+    """What one call of a rule adds to a parameter.
+
+    Attributes:
+        pos: raises the parameter.
+        neg: lowers it, a magnitude; None if ``pos`` is signed already.
+        samples: how many samples it is reduced over.
+        summed: whether it is the sum over the samples in place of their mean.
+    """
+
+    pos: Tensor
+    neg: Tensor | None
+    samples: int = 1
+    summed: bool = False
 
 
 class Slot(TensorState):
-    """What is to be added to one parameter, as two magnitudes.
+    """Collects the contributions to one parameter.
 
-    Parts are kept in float32 or better and in the small shape in which the rule made them.
-    For a parameter in half precision, what rounding takes from an update is kept and added
-    to the next.
+    They stay in float32 or better, and in the small shape in which the rule makes them.
 
     Args:
         reference: the parameter.
-        limits: what the parameter stays within, whatever the bounds.
+        limits: the range that the parameter never leaves, whatever the bounds.
+        samples: tells the number of samples that the cell observes; only several processes ask.
 
     Attributes:
-        sharded: whether the parameter is spread over processes.
-        ledger: what was added, as long as several processes have to share it.
-        told_stuck: whether the user knows that a row of the parameter is stuck at a limit.
+        contributions: those that wait for an update.
+        residue: what rounding to half precision took from the last update; it goes into the next one.
+        sharded: whether each process holds a piece of the parameter.
+        shared: whether several processes train the parameter, and have to sum what they contribute.
+        warned_stuck: whether the user knows that a row of the parameter is stuck at a limit.
     """
 
-    def __init__(self, reference: ParameterReference, limits: tuple[float, float] | None = None) -> None:
-        super().__init__()
-        self.reference = reference
-        self.limits = limits
-        self.sharded = is_sharded(reference.leaf)
-        self.ledger = Ledger()
-        self.told_stuck = False
-        self._bounds: UpdateBounds | None = None
-        for name in ("pos", "neg", "residue"):
-            self.register_buffer(name, None)
+    state = ("pos", "neg", "residue")  # a checkpoint joins all contributions to one
+    counters = ("pending_samples", "pending_sum")
 
-    pos: Tensor | None
-    neg: Tensor | None
-    residue: Tensor | None
+    def __init__(
+        self,
+        reference: ParameterReference,
+        limits: tuple[float, float] | None = None,
+        samples: Callable[[], int] = lambda: 1,
+    ) -> None:
+        super().__init__()
+        self.reference, self.limits, self.samples = reference, limits, samples
+        self.sharded = is_sharded(reference.leaf)
+        self.shared = self.warned_stuck = False
+        self.contributions: list[Contribution] = []
+        self.residue: Tensor | None = None
+        self._bounds: UpdateBounds | None = None
 
     @property
     def bounds(self) -> UpdateBounds | None:
@@ -74,44 +85,90 @@ class Slot(TensorState):
 
     @property
     def pending(self) -> bool:
-        """Whether anything was added since the slot was last emptied."""
-        buffers = self._buffers  # whose look-up as attributes takes longer than all else
-        return buffers["pos"] is not None or buffers["neg"] is not None
+        """Whether a contribution waits."""
+        return bool(self.contributions)
 
     @property
-    def is_free(self) -> bool:
-        """Whether nothing stands between what is added and the parameter."""
-        ledger = self._modules["ledger"]
-        return self._bounds is None and self.limits is None and not ledger.is_open  # type: ignore[union-attr]
+    def pos(self) -> Tensor | None:
+        """What waits to raise the parameter, a magnitude; None if the slot is empty."""
+        return _total(each.pos for each in self.contributions)
 
-    def add(self, pos: Tensor | None, neg: Tensor | None, share: Share | None = None) -> None:
-        """Adds two parts that broadcast with the parameter; the sign of ``neg`` is dropped.
+    @pos.setter
+    def pos(self, pos: Tensor | None) -> None:
+        last = self.contributions[-1:]
+        if pos is None:
+            self.contributions = []
+        else:
+            self.contributions = [each._replace(pos=pos, neg=None) for each in last] or [
+                Contribution(pos, None)
+            ]
+
+    @property
+    def neg(self) -> Tensor | None:
+        """What waits to lower the parameter, a magnitude; None if the slot is empty."""
+        return _total(each.neg for each in self.contributions if each.neg is not None)
+
+    @neg.setter
+    def neg(self, neg: Tensor | None) -> None:
+        self._replace_last(neg=neg)
+
+    def add(
+        self, pos: Tensor | None, neg: Tensor | None, samples: int | None = None, summed: bool = False
+    ) -> None:
+        """Adds two parts that broadcast with the parameter; the sign of ``neg`` does not matter.
 
         Args:
-            pos: raises the parameter.
-            neg: lowers it.
-            share: how they count among those of several processes.
-        """
-        param = self.reference.tensor
-        own = self._fitted(pos, "pos", param), self._fitted(neg, "neg", param)
-        self.pos, self.neg = _sum(self.pos, own[0]), _sum(self.neg, own[1])
-        self.ledger.add(own, share)
+            pos: raises the parameter; None for nothing.
+            neg: lowers it; None for nothing.
+            samples: how many samples they are reduced over, by default all that the cell observes.
+            summed: whether they are sums over the samples.
 
-    def take(self, pos: Tensor, neg: Tensor) -> None:
-        """Puts what all processes have added in the place of what this one has."""
+        Raises:
+            ArgumentError: if a part does not broadcast.
+        """
+        if pos is None and neg is None:
+            return
         param = self.reference.tensor
-        dtype = torch.promote_types(param.dtype, torch.float32)
-        self.pos, self.neg = (part.to(param.device, dtype) for part in (pos, neg))
+        exact = torch.promote_types(param.dtype, torch.float32)
+        up, down = (self._fitted(*part, param, exact) for part in ((pos, "pos"), (neg, "neg")))
+        count = self.samples() if samples is None else samples
+        self.contributions.append(Contribution(up, down.abs(), count, summed))
+
+    def take(self, contribution: Contribution) -> None:
+        """Adds what a rule of this package has made: the signed ones are new, and fit."""
+        if contribution.neg is None:
+            self.contributions.append(contribution)
+        else:
+            self.add(*contribution)
 
     def empty(self) -> None:
-        """Drops what is pending; what rounding has kept back stays."""
-        if self.pending:
-            self.pos = self.neg = None
-            self.ledger.empty()
+        """Drops what waits; the residue of half precision stays."""
+        self.contributions.clear()
 
-    def _fitted(self, part: Tensor | None, name: str, param: Tensor) -> Tensor | None:
+    @property
+    def pending_samples(self) -> int:
+        """The samples behind the last contribution; 0 if the slot is empty."""
+        return self.contributions[-1].samples if self.contributions else 0
+
+    @pending_samples.setter
+    def pending_samples(self, samples: int) -> None:
+        self._replace_last(samples=samples)
+
+    @property
+    def pending_sum(self) -> bool:
+        """Whether the last contribution is a sum over its samples."""
+        return bool(self.contributions) and self.contributions[-1].summed
+
+    @pending_sum.setter
+    def pending_sum(self, summed: int) -> None:
+        self._replace_last(summed=bool(summed))
+
+    def _replace_last(self, **fields: Any) -> None:
+        self.contributions[-1:] = [each._replace(**fields) for each in self.contributions[-1:]]
+
+    def _fitted(self, part: Tensor | None, name: str, param: Tensor, exact: torch.dtype) -> Tensor:
         if part is None:
-            return None
+            return torch.zeros((), dtype=exact, device=param.device)
         require(
             broadcasts(part, param),
             name,
@@ -120,30 +177,35 @@ class Slot(TensorState):
             "Bring it there with `connection.like_bias`, or reduce B and L first.",
             show=f"shape {list(part.shape)}",
         )
-        part = part.detach().to(param.device, torch.promote_types(param.dtype, torch.float32))
-        return part.abs() if name == "neg" else part.clone()
+        return part.detach().to(param.device, exact, copy=True)
 
     def extra_repr(self) -> str:
         return f"{self.reference}, bounds={self._bounds}, pending={self.pending}"
 
 
-@contextmanager
-def unchanged_on_error(slots: Iterable[Slot]) -> Iterator[None]:
-    """Takes back what was added to slots if the block is left by an error or an interruption.
+def broadcasts(part: Tensor, param: Tensor) -> bool:
+    """Whether ``part`` broadcasts with ``param`` without making it larger."""
+    sizes = zip(reversed(part.shape), reversed(param.shape), strict=False)
+    return part.ndim <= param.ndim and all(size in (1, wanted) for size, wanted in sizes)
 
-    Slots that were applied in the block stay empty.
+
+class Waiting:
+    """Remembers what waits in some slots, to put it back after an error or an interruption.
+
+    Args:
+        slots: the slots.
     """
-    before = [(slot, slot.pos, slot.neg, slot.ledger.entries) for slot in slots]
-    try:
-        yield
-    except BaseException:
-        for slot, pos, neg, entries in before:
+
+    def __init__(self, slots: Iterable[Slot]) -> None:
+        self.contributions = [(slot, slot.contributions.copy()) for slot in slots]
+
+    def put_back(self) -> None:
+        """Puts it back, except where a slot is empty now: an update has applied or dropped all of it."""
+        for slot, contributions in self.contributions:
             if slot.pending:
-                slot.pos, slot.neg, slot.ledger.entries = pos, neg, entries
-        raise
+                slot.contributions[:] = contributions
 
 
-def _sum(held: Tensor | None, part: Tensor | None) -> Tensor | None:
-    if held is None or part is None:
-        return part if held is None else held
-    return held.to(part.device) + part
+def _total(parts: Iterable[Tensor]) -> Tensor | None:
+    present = list(parts)
+    return sum(present[1:], present[0]) if present else None

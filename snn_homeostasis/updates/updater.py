@@ -1,57 +1,67 @@
-"""The updater of a cell: its slots by name."""
+"""The updater of a cell: its slots by kind."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
 from ..errors import HomeostasisError, RemovedCellError
-from ..layers.connections import Connection
-from .changes import changes_of, make_all, warn_stuck
+from ..layers import Connection
+from .changes import apply_changes, changes_of
 from .finite import require_finite
-from .ledger import Parts
 from .slots import Slot
 
 __all__ = ["Updater"]
+
+Parts = tuple[Tensor | None, Tensor | None]
 
 
 class Updater:
     """The slots of one cell: ``updater.weight = (pos, neg)`` adds, ``updater()`` applies all.
 
     Args:
-        connection: tells which parameters there are.
+        connection: has the parameters.
+        samples: tells the number of samples that the cell observes.
     """
 
     __slots__ = ("is_open", "slots")  # a misspelt slot is an error
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Connection, samples: Callable[[], int]) -> None:
         limits = connection.limits
-        self.slots = {kind: Slot(ref, limits.get(kind)) for kind, ref in connection.references.items()}
+        self.slots = {
+            kind: Slot(reference, limits.get(kind), samples)
+            for kind, reference in connection.references.items()
+        }
         self.is_open = True
 
+    @torch.no_grad()
     def __call__(self) -> None:
         """Applies every slot through its bounds, once, and empties it.
 
         Raises:
-            NonFiniteError: if a change is not finite. No parameter is touched then.
+            NonFiniteError: if a change is not finite. No parameter has changed then.
             HomeostasisError: if several processes share the slots.
         """
         self._require_open()
         self._require_alone()
-        changes = changes_of(self.slots.values())
-        require_finite([(str(change.reference), "update", change.outcome) for change in changes])
-        make_all(changes)
-        warn_stuck({str(change.reference): change for change in changes})
+        changes = [(str(change.reference), change) for change in changes_of(self.slots.values())]
+        require_finite([(name, "update", change.outcome) for name, change in changes])
+        apply_changes(changes)
 
     def clear(self) -> None:
-        """Empties every slot without applying it."""
+        """Empties every slot and applies nothing."""
         for slot in self.slots.values():
             slot.empty()
 
     def close(self) -> None:
-        """Lets go of what is pending; the slots cannot be used until the cell is registered."""
+        """Empties every slot; nobody can use them until a homeostasis registers the cell again."""
         self.is_open = False
         self.clear()
 
     def slot(self, kind: str) -> Slot:
-        """The slot of ``"weight"``, ``"bias"`` or ``"delay"``.
+        """Returns the slot of ``"weight"``, ``"bias"`` or ``"delay"``.
 
         Raises:
             RemovedCellError: if the cell was removed.
@@ -90,7 +100,7 @@ class Updater:
         self.slot("delay").add(*parts)
 
     def _require_alone(self) -> None:
-        if any(slot.ledger.is_open for slot in self.slots.values()):
+        if any(slot.shared for slot in self.slots.values()):
             raise HomeostasisError(
                 "`updater()` should be called where one process trains the model. Found several, whose parts "
                 "have to be summed first. Call `update()` of the homeostasis in every process."

@@ -1,6 +1,6 @@
-"""Models as users write them, each with its true cells, or what has to be said of it, by hand."""
+"""Models as users write them. Each states its cells, or its problems, by hand."""
 
 from . import branching, convolutional, dense, normalised, recurrent, refused, sequences, ways  # noqa: F401
-from .registry import BATCH, STEPS, ZOO, Animal, Loop, leaky
+from .registry import BATCH, MODEL_CASES, STEPS, Loop, ModelCase, leaky
 
-__all__ = ["BATCH", "STEPS", "ZOO", "Animal", "Loop", "leaky"]
+__all__ = ["BATCH", "MODEL_CASES", "STEPS", "Loop", "ModelCase", "leaky"]

@@ -4,10 +4,10 @@ import snntorch as snn
 import torch
 from torch import Tensor, nn
 
-from .registry import INPUTS, SEVERAL, WIDTH, Loop, has, images, leaky
+from .registry import INPUTS, SEVERAL, WIDTH, Loop, found, images, leaky
 
 
-@has("conv lif", "shortcut lif", "fc out", warnings=(SEVERAL,), example=images)
+@found("conv lif", "shortcut lif", "fc out", warnings=(SEVERAL,), example=images)
 class Residual(Loop):
     def __init__(self) -> None:
         super().__init__()
@@ -18,11 +18,11 @@ class Residual(Loop):
         return self.out(self.fc(self.lif(self.conv(x) + self.shortcut(x)).flatten(1)))
 
 
-@has("conv lif", "fc out", choice={"exclude": ["shortcut"]}, example=images)
+@found("conv lif", "fc out", choice={"exclude": ["shortcut"]}, example=images)
 class ResidualWithAChoice(Residual): ...
 
 
-@has("left.0 left.1", "right.0 right.1", "fc lif")
+@found("left.0 left.1", "right.0 right.1", "fc lif")
 class Branches(Loop):
     def __init__(self) -> None:
         super().__init__()
@@ -34,9 +34,9 @@ class Branches(Loop):
         return self.lif(self.fc(torch.cat([self.left(x), self.right(x)], dim=1)))
 
 
-@has(
+@found(
     "fc fast", "fc slow",
-    warnings=("One bias drives several neurons: that of `fc` drives `slow`, `fast`",),
+    warnings=("One bias drives several neurons: the bias of `fc` drives `slow`, `fast`",),
     why_not="one bias cannot bring two kinds of neurons to one rate",
 )  # fmt: skip
 class TwoNeuronsOfOneLayer(Loop):
@@ -50,7 +50,7 @@ class TwoNeuronsOfOneLayer(Loop):
         return self.slow(current) + self.fast(current)
 
 
-@has("fc1 lif1", "fc2 lif2", warnings=("One weight drives several neurons",), param="weight")
+@found("fc1 lif1", "fc2 lif2", warnings=("One weight drives several neurons",), param="weight")
 class TiedWeights(Loop):
     def __init__(self) -> None:
         super().__init__()
@@ -62,7 +62,7 @@ class TiedWeights(Loop):
         return self.lif2(self.fc2(self.lif1(self.fc1(x))))
 
 
-@has("fc lif", "inhibition lif", warnings=(SEVERAL, "`lif` fires less when `inhibition` puts out more"))
+@found("fc lif", "inhibition lif", warnings=(SEVERAL, "`lif` fires less when `inhibition` puts out more"))
 class Inhibited(Loop):
     def __init__(self) -> None:
         super().__init__()
@@ -72,9 +72,9 @@ class Inhibited(Loop):
         return self.lif(self.fc(x) - 0.5 * self.inhibition(x))
 
 
-@has(
+@found(
     "fc lif", "gate lif",
-    warnings=(SEVERAL, "`lif` receives `gate` with a sign that differs"),
+    warnings=(SEVERAL, "The input of `lif` rises with `gate` in some places"),
     why_not="a gate opens for both signs",
 )  # fmt: skip
 class Gated(Loop):
@@ -86,7 +86,7 @@ class Gated(Loop):
         return self.lif(self.fc(x) * self.gate(x).sigmoid())
 
 
-@has("value lif", choice={"exclude": ["query", "key"]})
+@found("value lif", choice={"exclude": ["query", "key"]})
 class OwnAttention(nn.Module):
     def __init__(self) -> None:
         super().__init__()

@@ -4,10 +4,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
-from .registry import BATCH, INPUTS, STEPS, Loop, has, images, leaky, steps
+from .registry import BATCH, INPUTS, STEPS, Loop, found, images, leaky, steps
 
 
-@has("0 2", "3 5", "7 8", example=lambda: torch.rand(BATCH, 1, 12, 12))
+@found("0 2", "3 5", "7 8", example=lambda: torch.rand(BATCH, 1, 12, 12))
 def convolutional_sequential() -> nn.Module:
     return nn.Sequential(
         nn.Conv2d(1, 4, 5), nn.MaxPool2d(2), leaky(), nn.Conv2d(4, 8, 3), nn.MaxPool2d(2), leaky(),
@@ -15,7 +15,7 @@ def convolutional_sequential() -> nn.Module:
     )  # fmt: skip
 
 
-@has("conv1 lif1", "conv2 lif2", "fc lif3", example=images)
+@found("conv1 lif1", "conv2 lif2", "fc lif3", example=images)
 class ConvolutionalClass(Loop):
     def __init__(self) -> None:
         super().__init__()
@@ -29,7 +29,7 @@ class ConvolutionalClass(Loop):
         return self.lif3(self.fc(x.view(len(x), -1)))
 
 
-@has("conv lif", "fc out", example=images)
+@found("conv lif", "fc out", example=images)
 class FlattenedBeforeTheNeuron(Loop):
     def __init__(self) -> None:
         super().__init__()
@@ -40,7 +40,7 @@ class FlattenedBeforeTheNeuron(Loop):
         return self.out(self.fc(self.lif(F.max_pool2d(torch.relu(self.conv(x)), 2).flatten(1))))
 
 
-@has("conv1 lif1", "conv2 lif2", "fc lif3", example=lambda: torch.rand(STEPS, BATCH, 2, 16))
+@found("conv1 lif1", "conv2 lif2", "fc lif3", example=lambda: torch.rand(STEPS, BATCH, 2, 16))
 class OneDimensional(Loop):
     def __init__(self) -> None:
         super().__init__()
@@ -52,7 +52,7 @@ class OneDimensional(Loop):
         return self.lif3(self.fc(self.lif2(self.conv2(self.lif1(self.conv1(x)))).flatten(1)))
 
 
-@has("conv lif", example=lambda: torch.rand(STEPS, 2, 1, 4, 6, 6))
+@found("conv lif", example=lambda: torch.rand(STEPS, 2, 1, 4, 6, 6))
 class ThreeDimensional(Loop):
     def __init__(self) -> None:
         super().__init__()
@@ -62,7 +62,7 @@ class ThreeDimensional(Loop):
         return self.lif(self.pool(self.conv(x)))
 
 
-@has(
+@found(
     "enc1 lif1 bn1", "enc2 lif2 bn2", "code lif3", "spread lif4", "dec1 lif5 bn5", "dec2 lif6", example=images
 )
 class SpikingAutoencoder(Loop):
@@ -82,7 +82,7 @@ class SpikingAutoencoder(Loop):
         return self.lif6(self.dec2(self.lif5(self.bn5(self.dec1(x)))))
 
 
-@has("fc lif", "conv out", example=steps)
+@found("fc lif", "conv out", example=steps)
 class UnfoldedBeforeTheNeuron(Loop):
     def __init__(self) -> None:
         super().__init__()

@@ -4,15 +4,15 @@ import snntorch as snn
 import torch
 from torch import Tensor, nn
 
-from .registry import INPUTS, WIDTH, Loop, has, leaky, one_step
+from .registry import INPUTS, WIDTH, Loop, found, leaky, one_step
 
 
-@has("0 1", "2 3", example=one_step)
+@found("0 1", "2 3", example=one_step)
 def quickstart() -> nn.Module:
     return nn.Sequential(nn.Linear(INPUTS, WIDTH), leaky(), nn.Linear(WIDTH, 3), leaky())
 
 
-@has("fc1 lif1", "fc2 lif2")
+@found("fc1 lif1", "fc2 lif2")
 class ExplicitMembranes(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -30,7 +30,7 @@ class ExplicitMembranes(nn.Module):
         return torch.stack(spikes), torch.stack(membranes)
 
 
-@has("fc1 lif1", "fc2 lif2", "fc3 lif3")
+@found("fc1 lif1", "fc2 lif2", "fc3 lif3")
 class RegisteredInAnyOrder(Loop):
     def __init__(self) -> None:
         super().__init__()
@@ -41,7 +41,7 @@ class RegisteredInAnyOrder(Loop):
         return self.lif3(self.fc3(self.lif2(self.fc2(self.lif1(self.fc1(x))))))
 
 
-@has("fc1 lif1", "fc2 lif2")
+@found("fc1 lif1", "fc2 lif2")
 class PopulationCoding(Loop):
     def __init__(self) -> None:
         super().__init__()
@@ -52,7 +52,7 @@ class PopulationCoding(Loop):
         return self.lif2(self.fc2(self.lif1(self.fc1(x)))).unflatten(1, (3, 10)).sum(-1)
 
 
-@has("encoder.0 encoder.1", "head.fc head.lif", example=lambda: {"scale": 1.0, "images": one_step()})
+@found("encoder.0 encoder.1", "head.fc head.lif", example=lambda: {"scale": 1.0, "images": one_step()})
 class NamedArguments(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -63,7 +63,7 @@ class NamedArguments(nn.Module):
         return self.head["lif"](self.head["fc"](self.encoder(scale * images)))
 
 
-@has("fc lif", example=lambda: (one_step(), one_step()))
+@found("fc lif", example=lambda: (one_step(), one_step()))
 class TwoArguments(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -73,7 +73,7 @@ class TwoArguments(nn.Module):
         return self.lif(self.fc(left, right))
 
 
-@has("fc lif")
+@found("fc lif")
 class CalledByKeyword(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -86,7 +86,7 @@ class CalledByKeyword(nn.Module):
         return spikes
 
 
-@has("fc1 lif1", "fc2 lif2", "fc3 lif3", "fc4 lif4")
+@found("fc1 lif1", "fc2 lif2", "fc3 lif3", "fc4 lif4")
 class OtherNeurons(Loop):
     def __init__(self) -> None:
         super().__init__()
@@ -99,7 +99,7 @@ class OtherNeurons(Loop):
         return self.lif4(self.fc4(self.lif3(self.fc3(self.lif2(self.fc2(self.lif1(self.fc1(x))))))))
 
 
-@has("fc1 lif1", "fc2 lif2")
+@found("fc1 lif1", "fc2 lif2")
 class MembraneHandedOn(nn.Module):
     """The next layer reads the membrane, not the spikes."""
 
@@ -116,7 +116,7 @@ class MembraneHandedOn(nn.Module):
         return spk2
 
 
-@has("blocks.0.fc blocks.0.lif", "blocks.1.fc blocks.1.lif", "head lif")
+@found("blocks.0.fc blocks.0.lif", "blocks.1.fc blocks.1.lif", "head lif")
 class Blocks(Loop):
     """A skip connection adds spikes to spikes."""
 

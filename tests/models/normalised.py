@@ -5,10 +5,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
-from .registry import INPUTS, SEVERAL, STEPS, WIDTH, Loop, has, images, leaky
+from .registry import INPUTS, SEVERAL, STEPS, WIDTH, Loop, found, images, leaky
 
 
-@has(*(f"fc{n} lif{n} bn{n}.{t}" for n in (1, 2) for t in range(STEPS)))
+@found(*(f"fc{n} lif{n} bn{n}.{t}" for n in (1, 2) for t in range(STEPS)))
 class NormPerStep(nn.Module):
     """Batch normalisation through time, with biases."""
 
@@ -28,7 +28,7 @@ class NormPerStep(nn.Module):
         return spikes
 
 
-@has(
+@found(
     *(f"fc lif bn.{t}" for t in range(STEPS)),
     param="weight",
     warnings=("BatchNorm1d cancels most of what the weight rule does",),
@@ -45,7 +45,7 @@ class BatchNormThroughTime(nn.Module):
         return torch.stack([self.lif(bn(self.fc(step))) for step, bn in zip(x, self.bn, strict=True)])
 
 
-@has("conv lif norm", "fc out bn", example=images)
+@found("conv lif norm", "fc out bn", example=images)
 class GroupNorm(Loop):
     def __init__(self) -> None:
         super().__init__()
@@ -57,7 +57,7 @@ class GroupNorm(Loop):
         return self.out(self.bn(self.fc(self.lif(x).flatten(1))))
 
 
-@has("a lif bn", "b lif bn", warnings=(SEVERAL, "One bias drives several"), choice={"param": "bias"})
+@found("a lif bn", "b lif bn", warnings=(SEVERAL, "One bias drives several"), choice={"param": "bias"})
 class NormOfASum(Loop):
     def __init__(self) -> None:
         super().__init__()
@@ -69,9 +69,9 @@ class NormOfASum(Loop):
         return self.lif(self.bn(self.a(x) + self.b(x)))
 
 
-@has("norm lif")
+@found("norm lif")
 class NormAlone(Loop):
-    """What drives the neuron is the norm's bias."""
+    """The norm's bias drives the neuron."""
 
     def __init__(self) -> None:
         super().__init__()

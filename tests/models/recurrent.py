@@ -4,10 +4,10 @@ import snntorch as snn
 import torch
 from torch import Tensor, nn
 
-from .registry import INPUTS, SEVERAL, WIDTH, Loop, has, images, leaky, steps
+from .registry import INPUTS, SEVERAL, WIDTH, Loop, found, images, leaky, steps
 
 
-@has("fc1 rlif", "rlif.recurrent rlif", choice={"exclude": "out"})
+@found("fc1 rlif", "rlif.recurrent rlif", choice={"exclude": "out"})
 class RecurrentRegression(nn.Module):
     """Its output is a membrane that need not spike."""
 
@@ -27,7 +27,7 @@ class RecurrentRegression(nn.Module):
         return torch.stack(membranes)
 
 
-@has("fc lif1", "lif1.recurrent lif1", "conv lif2", "lif2.recurrent lif2", example=steps)
+@found("fc lif1", "lif1.recurrent lif1", "conv lif2", "lif2.recurrent lif2", example=steps)
 class RecurrentNeurons(Loop):
     def __init__(self) -> None:
         super().__init__()
@@ -42,7 +42,7 @@ class RecurrentNeurons(Loop):
         return self.lif2(self.conv(self.lif1(self.fc(x)).view(-1, 1, 4, 4)))
 
 
-@has("fc lif", "rec lif", warnings=(SEVERAL,))
+@found("fc lif", "rec lif", warnings=(SEVERAL,))
 class OwnRecurrence(Loop):
     def __init__(self) -> None:
         super().__init__()
@@ -56,7 +56,7 @@ class OwnRecurrence(Loop):
         return self.spikes
 
 
-@has("fc lif", "rec lif", warnings=(SEVERAL,))
+@found("fc lif", "rec lif", warnings=(SEVERAL,))
 class RecurrenceFromTheSecondStep(Loop):
     def __init__(self) -> None:
         super().__init__()
@@ -73,7 +73,7 @@ class RecurrenceFromTheSecondStep(Loop):
         return self.spikes
 
 
-@has("fc lif")
+@found("fc lif")
 class LateInput(Loop):
     """A transmission delay: the first step brings nothing yet."""
 
@@ -89,7 +89,7 @@ class LateInput(Loop):
         return self.lif(arriving)
 
 
-@has("lstm1.lstm_cell lstm1", "lstm2.lstm_cell lstm2", "fc lif")
+@found("lstm1.lstm_cell lstm1", "lstm2.lstm_cell lstm2", "fc lif")
 class SpikingLSTM(Loop):
     def __init__(self) -> None:
         super().__init__()
@@ -101,7 +101,7 @@ class SpikingLSTM(Loop):
         return self.lif(self.fc(self.lstm2(self.lstm1(x))))
 
 
-@has("lstm1.conv lstm1", "lstm2.conv lstm2", "fc lif", example=images)
+@found("lstm1.conv lstm1", "lstm2.conv lstm2", "fc lif", example=images)
 class ConvolutionalLSTM(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -120,7 +120,7 @@ class ConvolutionalLSTM(nn.Module):
         return spk3
 
 
-@has("fc lif", warnings=("Not regulated: `matrix`, used without their layer",))
+@found("fc lif", warnings=("Not regulated: `matrix`",))
 class RecurrentMatrix(Loop):
     """A recurrent weight that belongs to no layer."""
 

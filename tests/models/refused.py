@@ -1,4 +1,4 @@
-"""Models whose cells cannot be known, and what has to be said of each."""
+"""Models whose cells cannot be known, and phrases of the error for each."""
 
 import warnings
 from collections import OrderedDict
@@ -11,13 +11,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from .branching import OwnAttention
-from .registry import BATCH, INPUTS, STEPS, WIDTH, Loop, fails, images, leaky, one_step
+from .registry import BATCH, INPUTS, STEPS, WIDTH, Loop, images, leaky, one_step, refused
 from .ways import TwoBranches
 
 
 @contextmanager
 def deprecated() -> Iterator[None]:
-    """Lets a model be built of what torch is about to give up."""
+    """Silences the warnings of torch about deprecated parts."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
@@ -30,13 +30,13 @@ class TwoLayers(Loop):
         self.fc2, self.lif2 = nn.Linear(WIDTH, WIDTH), leaky()
 
 
-@fails("`lif2` (Leaky): no layer reaches it, but weights that are used without their layer: `fc2.weight`")
+@refused("`lif2` (Leaky): no layer reaches it, only weights that are used without their layer: `fc2.weight`")
 class WeightWithoutItsLayer(TwoLayers):
     def step(self, x: Tensor) -> Tensor:
         return self.lif2(F.linear(self.lif1(self.fc1(x)), self.fc2.weight))
 
 
-@fails(
+@refused(
     "`lif1` (Leaky): the output of `fc1`, of shape [5, 8], reaches it with its channels reordered or mixed"
 )
 class WeightBehindALayer(TwoLayers):
@@ -44,14 +44,14 @@ class WeightBehindALayer(TwoLayers):
         return self.lif2(self.fc2(self.lif1(self.fc1(x) @ self.fc2.weight)))
 
 
-@fails("`lif2` (Leaky): no layer reaches it. Data that passes through NumPy")
+@refused("`lif2` (Leaky): no layer reaches it. Data cannot be followed through NumPy")
 class ThroughNumPy(TwoLayers):
     def step(self, x: Tensor) -> Tensor:
         current = self.fc2(self.lif1(self.fc1(x)))
         return self.lif2(torch.from_numpy(current.detach().numpy()))
 
 
-@fails("`lif` (Leaky): no layer reaches it", "`attention.in_proj_weight`, `attention.out_proj.weight`")
+@refused("`lif` (Leaky): no layer reaches it", "`attention.in_proj_weight`, `attention.out_proj.weight`")
 class Attention(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -61,7 +61,7 @@ class Attention(nn.Module):
         return self.lif(self.attention(x, x, x)[0])
 
 
-@fails("`lif` (Leaky): different layers drive this one object in different calls: `fc1` or `fc2`")
+@refused("`lif` (Leaky): different layers drive this one object in different calls: `fc1` or `fc2`")
 class OneNeuronForTwoLayers(Loop):
     def __init__(self) -> None:
         super().__init__()
@@ -72,7 +72,7 @@ class OneNeuronForTwoLayers(Loop):
         return self.lif(self.fc2(self.lif(self.fc1(x))))
 
 
-@fails("`lif1` (Leaky): different layers drive this one object in different calls: no layer or `fc1`")
+@refused("`lif1` (Leaky): different layers drive this one object in different calls: no layer or `fc1`")
 class OneNeuronForInputAndLayer(Loop):
     def __init__(self) -> None:
         super().__init__()
@@ -82,19 +82,19 @@ class OneNeuronForInputAndLayer(Loop):
         return self.lif1(self.fc1(self.lif1(x)))
 
 
-@fails("`lif2` (Leaky): it was not called, or as `neuron.forward(...)`")
+@refused("`lif2` (Leaky): it was not called as `neuron(...)`")
 class NeverCalled(TwoLayers):
     def step(self, x: Tensor) -> Tensor:
         return self.lif1(self.fc1(x))
 
 
-@fails("`lif1` (Leaky): it was not called", "`lif2` (Leaky): it was not called")
+@refused("`lif1` (Leaky): it was not called", "`lif2` (Leaky): it was not called")
 class CalledThroughForward(TwoLayers):
     def step(self, x: Tensor) -> Tensor:
         return self.lif2.forward(self.fc2(self.lif1.forward(self.fc1(x))))
 
 
-@fails("`lif2` (Leaky): no layer reaches it, but weights that are used without their layer: `fc2.weight`")
+@refused("`lif2` (Leaky): no layer reaches it, only weights that are used without their layer: `fc2.weight`")
 class LayerCalledThroughForward(TwoLayers):
     def step(self, x: Tensor) -> Tensor:
         return self.lif2(self.fc2.forward(self.lif1(self.fc1(x))))
@@ -106,7 +106,7 @@ class Channels(Loop):
         self.conv, self.lif = nn.Conv2d(1, 4, 3), leaky()
 
 
-@fails(
+@refused(
     "`lif` (Leaky): the output of `conv`, of shape [5, 4, 6, 6], reaches it",
     "reordered or mixed, as [5, 144]",
     example=images,
@@ -116,26 +116,26 @@ class PermutedThenFlattened(Channels):
         return self.lif(self.conv(x).permute(0, 2, 3, 1).flatten(1))
 
 
-@fails("reaches it with other features than the layer has channels, as [5, 6, 6, 4]", example=images)
+@refused("reaches it with other features than the layer has channels, as [5, 6, 6, 4]", example=images)
 class ChannelsLast(Channels):
     def step(self, x: Tensor) -> Tensor:
         return self.lif(self.conv(x).movedim(1, -1))
 
 
-@fails("without a gradient that tells the order, as [5, 144]", example=images)
+@refused("without a gradient that shows the order, as [5, 144]", example=images)
 class FlattenedOutOfTheGraph(Channels):
     def step(self, x: Tensor) -> Tensor:
         with torch.no_grad():
             return self.lif(self.conv(x).permute(0, 2, 3, 1).flatten(1))
 
 
-@fails("through a normalisation that cancels whatever is added to it", example=images)
+@refused("through a normalisation that cancels whatever is added to it", example=images)
 class FunctionalNorm(Channels):
     def step(self, x: Tensor) -> Tensor:
         return self.lif(F.batch_norm(self.conv(x), None, None, training=True))
 
 
-@fails(
+@refused(
     "`fc1`, of shape [5, 8], reaches it with its channels reordered or mixed",
     "`lif2` (Leaky): the output of `fc2`",
 )
@@ -148,7 +148,7 @@ class LayerNorm(TwoLayers):
         return self.lif2(self.fc2(self.lif1(self.norm(self.fc1(x)))).flip(1))
 
 
-@fails("the output of `fc1`, of shape [5, 8], reaches it with other features", "the output of `side`")
+@refused("the output of `fc1`, of shape [5, 8], reaches it with other features", "the output of `side`")
 class Concatenated(Loop):
     def __init__(self) -> None:
         super().__init__()
@@ -158,11 +158,11 @@ class Concatenated(Loop):
         return self.lif(torch.cat([self.fc1(x), self.side(x)], 1))
 
 
-@fails("the output of `query`", "the output of `key`")
+@refused("the output of `query`", "the output of `key`")
 class OwnAttentionWithoutAChoice(OwnAttention): ...
 
 
-@fails("`lif` (Leaky): no layer reaches it. Data")
+@refused("`lif` (Leaky): no layer reaches it. Data")
 class RawInput(Loop):
     def __init__(self) -> None:
         super().__init__()
@@ -172,8 +172,8 @@ class RawInput(Loop):
         return self.lif(x)
 
 
-@fails(
-    "`lif` (Leaky): no layer reaches it, but weights that are used without their layer: `gru.weight_hh`",
+@refused(
+    "`lif` (Leaky): no layer reaches it, only weights that are used without their layer: `gru.weight_hh`",
     "`gru.weight_ih`",
 )
 class UnknownLayer(Loop):
@@ -185,8 +185,8 @@ class UnknownLayer(Loop):
         return self.lif(self.gru(x))
 
 
-@fails(
-    "`lif` (Leaky): no layer reaches it, but weights that are used without their layer: `words.weight`",
+@refused(
+    "`lif` (Leaky): no layer reaches it, only weights that are used without their layer: `words.weight`",
     example=lambda: torch.randint(9, (STEPS, BATCH)),
 )
 class Embedded(Loop):
@@ -198,7 +198,7 @@ class Embedded(Loop):
         return self.lif(self.words(x))
 
 
-@fails("`lif` (Leaky): no layer reaches it. Quantised layers are not regulated", "quantising: `fc`")
+@refused("`lif` (Leaky): no layer reaches it. Quantised layers are not regulated", "quantising `fc`")
 class QuantisedLayer(Loop):
     def __init__(self) -> None:
         super().__init__()
@@ -211,7 +211,7 @@ class QuantisedLayer(Loop):
         return self.lif(self.fc(x))
 
 
-@fails("`front` (RecursiveScriptModule): it is scripted", example=one_step)
+@refused("`front` (RecursiveScriptModule): it is scripted", example=one_step)
 class Scripted(Loop):
     def __init__(self) -> None:
         super().__init__()
@@ -222,22 +222,22 @@ class Scripted(Loop):
         return self.lif(self.front(x))
 
 
-@fails("`fc` (LazyLinear): its parameters have no values yet", example=one_step)
+@refused("`fc` (LazyLinear): its parameters have no values yet", example=one_step)
 def lazy() -> nn.Module:
     return nn.Sequential(OrderedDict(fc=nn.LazyLinear(WIDTH), lif=leaky()))
 
 
-@fails("`1` (Leaky): the output of `0`, of shape [8], reaches it", example=lambda: torch.rand(INPUTS))
+@refused("`1` (Leaky): the output of `0`, of shape [8], reaches it", example=lambda: torch.rand(INPUTS))
 def unbatched() -> nn.Module:
     return nn.Sequential(nn.Linear(INPUTS, WIDTH), leaky())
 
 
-@fails("the model has no spiking neuron", example=one_step)
+@refused("the model has no spiking neuron", example=one_step)
 def no_neuron() -> nn.Module:
     return nn.Linear(INPUTS, WIDTH)
 
 
-@fails("`lif1` (Leaky): without a gradient it is not clear whether `fc1` reaches it", "whether `fc2`")
+@refused("`lif1` (Leaky): no gradient shows whether `fc1` reaches it", "whether `fc2`")
 class StackedOutOfTheGraph(TwoBranches):
     def step(self, x: Tensor) -> Tensor:
         with torch.no_grad():
@@ -245,8 +245,9 @@ class StackedOutOfTheGraph(TwoBranches):
             return self.lif1(first) + self.lif2(second)
 
 
-@fails(
-    "`lif` (Leaky): adding to the output of `fc` changes nothing", example=lambda: (one_step(), one_step())
+@refused(
+    "`lif` (Leaky): its input does not change with the output of `fc` on",
+    example=lambda: (one_step(), one_step()),
 )
 class Difference(nn.Module):
     """A bias cancels."""
@@ -259,7 +260,7 @@ class Difference(nn.Module):
         return self.lif(self.fc(left) - self.fc(right))
 
 
-@fails(
+@refused(
     "`lif1` (Leaky): the output of `fc1`, of shape [5, 8], reaches it through a normalisation that cancels"
 )
 class CentredInTheBatch(TwoLayers):
@@ -268,20 +269,20 @@ class CentredInTheBatch(TwoLayers):
         return self.lif2(self.fc2(self.lif1(current - current.mean(0))))
 
 
-@fails("adding to the output of `fc1` changes nothing", "adding to the output of `fc2` changes nothing")
+@refused("not change with the output of `fc1` on this example", "not change with the output of `fc2` on this")
 class RoundedOrDead(TwoLayers):
     def step(self, x: Tensor) -> Tensor:
         spikes = self.lif1(self.fc1(x).round().flip(1))
         return self.lif2(torch.relu(self.fc2(spikes) - 100).flip(1))
 
 
-@fails("adding to the output of `fc2` changes nothing of its input on this example")
+@refused("its input does not change with the output of `fc2` on this example")
 class BranchOfWeightZero(TwoLayers):
     def step(self, x: Tensor) -> Tensor:
         return self.lif2(self.fc2(self.lif1(self.fc1(x))) * 0.0 + self.fc1(x))
 
 
-@fails("`lif1` (Leaky): the output of `fc1`, of shape [5, 8], reaches it with its channels reordered")
+@refused("`lif1` (Leaky): the output of `fc1`, of shape [5, 8], reaches it with its channels reordered")
 class ReorderedLater(TwoLayers):
     def start(self, x: Tensor) -> None:
         self.later = False
@@ -292,7 +293,7 @@ class ReorderedLater(TwoLayers):
         return self.lif2(self.fc2(self.lif1(current)))
 
 
-@fails("the output of `lstm`, of shape [5, 8], reaches it with its channels reordered")
+@refused("the output of `lstm`, of shape [5, 8], reaches it with its channels reordered")
 class ReorderedState(Loop):
     def __init__(self) -> None:
         super().__init__()
@@ -302,7 +303,9 @@ class ReorderedState(Loop):
         return self.lif(self.lstm(x)[0].flip(1))
 
 
-@fails("`model` (NotRegistered): its `lifs` holds modules that are not registered: make it an nn.ModuleList")
+@refused(
+    "`model` (NotRegistered): its `lifs` holds modules that are not registered: make it an nn.ModuleList"
+)
 class NotRegistered(Loop):
     def __init__(self) -> None:
         super().__init__()
@@ -313,7 +316,7 @@ class NotRegistered(Loop):
 
 
 class OwnNeuron(snn.Leaky):
-    """Carries a layer inside that nobody knows."""
+    """Carries a layer inside that is not registered."""
 
     def __init__(self) -> None:
         super().__init__(beta=0.9, init_hidden=True)
@@ -323,7 +326,7 @@ class OwnNeuron(snn.Leaky):
         return super().forward(self.fc(x))
 
 
-@fails("`lif` (OwnNeuron): it computes with `lif.fc`, not known to be a layer inside such a neuron")
+@refused("`lif` (OwnNeuron): it computes with `lif.fc`, which is not a known layer of such a neuron")
 class UnknownInside(Loop):
     def __init__(self) -> None:
         super().__init__()
@@ -333,7 +336,7 @@ class UnknownInside(Loop):
         return self.lif(self.fc(x))
 
 
-@fails("`lif2` (Leaky): no layer reaches it, but weights that are used without their layer: `fc2.weight`")
+@refused("`lif2` (Leaky): no layer reaches it, only weights that are used without their layer: `fc2.weight`")
 class OfOneSign(TwoLayers):
     """Dale's law, by hand."""
 

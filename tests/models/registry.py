@@ -1,4 +1,4 @@
-"""How a model gets into the zoo, and what they share."""
+"""The register of models, and what the models share."""
 
 from __future__ import annotations
 
@@ -11,25 +11,25 @@ import torch
 from torch import Tensor, nn
 
 STEPS, BATCH, INPUTS, WIDTH = 4, 5, 6, 8
-ZOO: list[Animal] = []
+MODEL_CASES: list[ModelCase] = []
 SEVERAL = "Several layers drive `lif`"
-SIGN_DIFFERS = "with a sign that differs from place to place"
+SIGN_DIFFERS = "in some places and falls in others"
 
 
 @dataclass(frozen=True)
-class Animal:
-    """A model and what is true of it.
+class ModelCase:
+    """A model, and the cells, warnings or problems that it has.
 
     Attributes:
-        name: shown by pytest.
-        build: gives a new model.
-        example: gives a new input.
+        name: the name that pytest shows.
+        build: builds a model.
+        example: draws an input.
         cells: (layer, neuron) or (layer, neuron, norm), by path.
         problems: phrases of the error, if its cells cannot be known.
-        warnings: phrases of the warnings that it has to give.
+        warnings: one phrase of each warning.
         choice: arguments of `attach`.
-        param: which of its parameters reaches a target.
-        why_not: why none does, if so.
+        param: the parameter that brings the rates to a target.
+        why_not: why no parameter does so, or None.
     """
 
     name: str
@@ -58,20 +58,20 @@ def one_step() -> Tensor:
     return torch.rand(BATCH, INPUTS)
 
 
-def has(*cells: str, example: Callable[[], Any] = steps, **truth: Any) -> Callable[[Any], Any]:
-    """Puts a model into the zoo, with its cells as "layer neuron" or "layer neuron norm"."""
+def found(*cells: str, example: Callable[[], Any] = steps, **truth: Any) -> Callable[[Any], Any]:
+    """Registers a model with its cells, each as "layer neuron" or "layer neuron norm"."""
 
     def add(build: Callable[[], nn.Module]) -> Callable[[], nn.Module]:
         known = tuple(tuple(cell.split()) for cell in cells)
-        ZOO.append(Animal(build.__name__, build, example, known, **truth))
+        MODEL_CASES.append(ModelCase(build.__name__, build, example, known, **truth))
         return build
 
     return add
 
 
-def fails(*problems: str, example: Callable[[], Any] = steps, **truth: Any) -> Callable[[Any], Any]:
-    """Puts a model into the zoo whose cells cannot be known, with phrases that have to be said."""
-    return has(example=example, problems=problems, **truth)
+def refused(*problems: str, example: Callable[[], Any] = steps, **truth: Any) -> Callable[[Any], Any]:
+    """Registers a model whose cells cannot be known, with phrases of the error."""
+    return found(example=example, problems=problems, **truth)
 
 
 def leaky(**kwargs: Any) -> snn.Leaky:

@@ -4,15 +4,15 @@ import snntorch as snn
 import torch
 from torch import Tensor, nn
 
-from .registry import BATCH, INPUTS, STEPS, WIDTH, Loop, has, leaky
+from .registry import BATCH, INPUTS, STEPS, WIDTH, Loop, found, leaky
 
 
-@has("0.rnn 0", "2.rnn 2")
+@found("0.rnn 0", "2.rnn 2")
 def leaky_parallel_sequential() -> nn.Module:
     return nn.Sequential(snn.LeakyParallel(INPUTS, WIDTH), nn.Dropout(0.2), snn.LeakyParallel(WIDTH, 3))
 
 
-@has("lif1.linear lif1", "lif2.linear lif2", "fc lif3")
+@found("lif1.linear lif1", "lif2.linear lif2", "fc lif3")
 class SequenceNet(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -24,7 +24,7 @@ class SequenceNet(nn.Module):
         return self.lif3(self.fc(self.lif2(self.lif1(x)[0])[0]))[0]
 
 
-@has("conv lif", example=lambda: torch.rand(STEPS, BATCH, 1, 6, 6))
+@found("conv lif", example=lambda: torch.rand(STEPS, BATCH, 1, 6, 6))
 class FoldedIntoTheBatch(nn.Module):
     """All steps pass the convolution as one batch, and a sequence neuron takes them apart."""
 
@@ -36,7 +36,7 @@ class FoldedIntoTheBatch(nn.Module):
         return self.lif(self.conv(x.flatten(0, 1)).view(*x.shape[:2], -1))[0]
 
 
-@has("fc1 lif1", "fc2 lif2")
+@found("fc1 lif1", "fc2 lif2")
 class FoldedThenStepped(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -55,7 +55,7 @@ class FoldedThenStepped(nn.Module):
         return self.unrolled(self.lif2, self.fc2(self.unrolled(self.lif1, folded)))
 
 
-@has("conv lif", "fc out", example=lambda: torch.rand(BATCH, 2, 10))
+@found("conv lif", "fc out", example=lambda: torch.rand(BATCH, 2, 10))
 class TimeOnTheLastAxis(Loop):
     def __init__(self) -> None:
         super().__init__()

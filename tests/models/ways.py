@@ -1,4 +1,4 @@
-"""Ways that data takes between layer and neuron, and what may surround a model."""
+"""Paths of data from layer to neuron, and wrappers around models."""
 
 from typing import Any
 
@@ -13,12 +13,12 @@ from snn_homeostasis import one_step as as_one_step
 from snn_homeostasis import spikes_of
 
 from .dense import quickstart
-from .registry import INPUTS, SIGN_DIFFERS, STEPS, WIDTH, Loop, has, images, leaky, one_step
+from .registry import INPUTS, SIGN_DIFFERS, STEPS, WIDTH, Loop, found, images, leaky, one_step
 
-TRUST = "channels in their order is taken on trust"
+TRUST = "It is taken on trust that the neurons are the layer's channels"
 
 
-@has("fc1 lif1", "fc2 lif2", warnings=(TRUST, TRUST))
+@found("fc1 lif1", "fc2 lif2", warnings=(TRUST, TRUST))
 class InPlace(Loop):
     def __init__(self) -> None:
         super().__init__()
@@ -36,7 +36,7 @@ class InPlace(Loop):
             return self.lif2(self.current)
 
 
-@has("fc1 lif1", "fc2 lif2", warnings=(TRUST, TRUST))
+@found("fc1 lif1", "fc2 lif2", warnings=(TRUST, TRUST))
 class OutOfTheGraph(Loop):
     def __init__(self) -> None:
         super().__init__()
@@ -61,7 +61,7 @@ class Rounded(torch.autograd.Function):
         return grad
 
 
-@has("fc lif")
+@found("fc lif")
 class Quantised(Loop):
     def __init__(self) -> None:
         super().__init__()
@@ -88,17 +88,17 @@ class Checkpointed(Loop):
         return self.out(self.fc(spikes.flatten(1)))
 
 
-@has("conv lif", "fc out", example=lambda: images().requires_grad_(), warnings=(TRUST,))
+@found("conv lif", "fc out", example=lambda: images().requires_grad_(), warnings=(TRUST,))
 class CheckpointedReentrant(Checkpointed):
     use_reentrant = True
 
 
-@has("conv lif", "fc out", example=images)
+@found("conv lif", "fc out", example=images)
 class CheckpointedNewStyle(Checkpointed):
     use_reentrant = False
 
 
-@has("_orig_mod.0 _orig_mod.1", "_orig_mod.2 _orig_mod.3", example=one_step)
+@found("_orig_mod.0 _orig_mod.1", "_orig_mod.2 _orig_mod.3", example=one_step)
 def compiled() -> nn.Module:
     return torch.compile(quickstart(), backend="eager")
 
@@ -108,7 +108,7 @@ class MyLinear(nn.Linear):
         return 2 * super().forward(x)
 
 
-@has("pruned lif1", "normed lif2", "mine lif3")
+@found("pruned lif1", "normed lif2", "mine lif3")
 class PeculiarLayers(Loop):
     def __init__(self) -> None:
         super().__init__()
@@ -121,12 +121,12 @@ class PeculiarLayers(Loop):
         return self.lif3(self.mine(self.lif2(self.normed(self.lif1(self.pruned(x))))))
 
 
-@has("module.0 module.1", "module.2 module.3", example=one_step)
+@found("module.0 module.1", "module.2 module.3", example=one_step)
 def data_parallel() -> nn.Module:
     return nn.DataParallel(quickstart())
 
 
-@has("0 1", "2 3", example=one_step)
+@found("0 1", "2 3", example=one_step)
 def observed_by_hooks_of_its_own() -> nn.Module:
     net = quickstart()
     net[0].register_forward_hook(lambda module, args, output: 2 * output)
@@ -141,7 +141,11 @@ class TwoBranches(Loop):
         self.fc2, self.lif2 = nn.Linear(INPUTS, WIDTH), leaky()
 
 
-@has("fc1 lif1", "fc2 lif2", warnings=("Left out: `fc2`, of which nothing arrives", "Left out: `fc1`"))
+@found(
+    "fc1 lif1",
+    "fc2 lif2",
+    warnings=("Left out: `fc2`. On this example the input of `lif1`", "Left out: `fc1`"),
+)
 class StackedThenTakenApart(TwoBranches):
     """Both currents share their memory."""
 
@@ -150,7 +154,11 @@ class StackedThenTakenApart(TwoBranches):
         return self.lif1(first) + self.lif2(second)
 
 
-@has("fc1 lif1", "fc2 lif2", warnings=("Left out: `fc2`, of which nothing arrives", "Left out: `fc1`"))
+@found(
+    "fc1 lif1",
+    "fc2 lif2",
+    warnings=("Left out: `fc2`. On this example the input of `lif1`", "Left out: `fc1`"),
+)
 class WrittenIntoOneTensor(TwoBranches):
     def step(self, x: Tensor) -> Tensor:
         currents = torch.zeros(2, len(x), WIDTH)
@@ -158,7 +166,7 @@ class WrittenIntoOneTensor(TwoBranches):
         return self.lif1(currents[0]) + self.lif2(currents[1])
 
 
-@has("fc1 lif1", "fc2 lif2")
+@found("fc1 lif1", "fc2 lif2")
 class OfTheShapeOfAnother(TwoBranches):
     def step(self, x: Tensor) -> Tensor:
         current = self.fc1(x)
@@ -166,7 +174,7 @@ class OfTheShapeOfAnother(TwoBranches):
         return self.lif1(current) + self.lif2(self.fc2(x) + offset)
 
 
-@has("fc1 lif1", "fc2 lif2", warnings=(SIGN_DIFFERS,), why_not="its current has either sign")
+@found("fc1 lif1", "fc2 lif2", warnings=(SIGN_DIFFERS,), why_not="its current has either sign")
 class OfEitherSignLater(TwoBranches):
     def start(self, x: Tensor) -> None:
         self.sign = 1.0
@@ -176,9 +184,9 @@ class OfEitherSignLater(TwoBranches):
         return self.lif1(current) + self.lif2(self.fc2(x))
 
 
-@has("conv lif", example=lambda: torch.rand(STEPS, 2, 1, 20000))
+@found("conv lif", example=lambda: torch.rand(STEPS, 2, 1, 20000))
 class MeanOfALongSound(Loop):
-    """Each position counts little."""
+    """One position of many changes the mean by little."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -188,13 +196,13 @@ class MeanOfALongSound(Loop):
         return self.lif(self.conv(x).mean(-1))
 
 
-@has("fc1 lif1", "fc2 lif2")
+@found("fc1 lif1", "fc2 lif2")
 class InHalfPrecision(TwoBranches):
     def step(self, x: Tensor) -> Tensor:
         return self.lif1((self.fc1(x).bfloat16() * 0.7).float()) + self.lif2(self.fc2(x).half().float())
 
 
-@has("fc lif norm", "conv out gn", example=images)
+@found("fc lif norm", "conv out gn", example=images)
 class NormsCalledByKeyword(Loop):
     def __init__(self) -> None:
         super().__init__()
@@ -206,7 +214,7 @@ class NormsCalledByKeyword(Loop):
         return self.out(self.gn(input=self.conv(x))).sum((1, 2, 3)) + spikes.sum(1)
 
 
-@has("lstm lif", "fc lif", warnings=("Several layers drive `lif`",))
+@found("lstm lif", "fc lif", warnings=("Several layers drive `lif`",))
 class StatesOfALayer(Loop):
     """A layer that puts out several tensors."""
 
@@ -218,7 +226,7 @@ class StatesOfALayer(Loop):
         return self.lif(3 * self.lstm(x)[0] + self.fc(x))
 
 
-@has("fc lif", warnings=(TRUST,))
+@found("fc lif", warnings=(TRUST,))
 class CheckpointBetween(Loop):
     def __init__(self) -> None:
         super().__init__()
@@ -228,9 +236,9 @@ class CheckpointBetween(Loop):
         return self.lif(checkpoint(torch.sigmoid, self.fc(x), use_reentrant=True))
 
 
-@has("fc lif")
+@found("fc lif")
 class KeptMembrane(nn.Module):
-    """Its state is part of a graph between calls, and is changed in place."""
+    """Its state stays in a graph between calls, and changes in place."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -244,7 +252,7 @@ class KeptMembrane(nn.Module):
         return spikes
 
 
-@has("fc lif", example=lambda: (0.1, one_step()))
+@found("fc lif", example=lambda: (0.1, one_step()))
 class TimeFirst(nn.Module):
     """Its neuron takes the time before the current, and returns a dict."""
 

@@ -1,44 +1,35 @@
-"""Marks on memory: what a tensor's values come from, whatever was done to them on the way."""
+"""Provenance: which layers and weights the values of a tensor come from."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._python_dispatch import TorchDispatchMode  # sees every operation; no public path yet
 
 __all__ = [
-    "NOTHING",
-    "Arrival",
-    "Key",
-    "Marks",
-    "Source",
-    "Sources",
-    "Spreading",
-    "is_whole",
-    "shares_memory",
-    "tensors_in",
-]
+    "Arrival", "Key", "Provenance", "ProvenanceMode", "Source", "is_whole", "shares_memory", "tensors_in"
+]  # fmt: skip
 
 aten = torch.ops.aten
 
 Key = tuple[str, str | None, bool]
 
-# their result does not depend on the values that they are given
+# the values of their arguments do not matter
 VALUE_FREE = {
     aten.empty_like, aten.full_like, aten.new_empty, aten.new_empty_strided, aten.new_full, aten.new_ones,
     aten.new_zeros, aten.ones_like, aten.rand_like, aten.randint_like, aten.randn_like, aten.zeros_like,
 }  # fmt: skip
-# nothing is left of what their first argument held
+# they replace all values of their first argument
 OVERWRITING = {
     aten.bernoulli_, aten.copy_, aten.exponential_, aten.fill_, aten.geometric_, aten.log_normal_,
     aten.normal_, aten.random_, aten.uniform_, aten.zero_,
 }  # fmt: skip
-# what makes a layer of a matrix
+# they use a matrix as a layer does
 PRODUCTS = {
     aten._trilinear, aten.addmm, aten.addmv, aten.baddbmm, aten.bmm, aten.convolution, aten.dot,
     aten.embedding, aten.mm, aten.mv,
@@ -47,15 +38,15 @@ PRODUCTS = {
 
 @dataclass(frozen=True, eq=False)
 class Source:
-    """What a tensor's values come from: a layer, or a weight that is used without its layer.
+    """A layer, or a weight without its layer, that the values of a tensor come from.
 
     Attributes:
-        path: of the layer, or of the weight.
-        shape: of what the layer put out, or the norm behind it; None for a weight.
-        shift: zeros that were added to it, to take derivatives by; None without a graph.
+        path: path of the layer, or of the weight.
+        shape: shape of the output of the layer, or of the norm behind it; None for a weight.
+        shift: zeros that are added to that output, for derivatives by them; None without a graph.
         norm: path of the normalisation behind the layer, or None.
-        before: what of the layer reached that norm.
-        is_factor: whether a weight was part of a product, as in a layer.
+        before: the arrival of the layer at that norm.
+        is_factor: whether a weight is a factor of a product, as in a layer.
     """
 
     path: str
@@ -67,41 +58,38 @@ class Source:
 
     @property
     def key(self) -> Key:
-        """What makes two sources the same."""
+        """Equal for equal sources."""
         return self.path, self.norm, self.is_factor
 
 
 @dataclass(frozen=True, eq=False)
 class Arrival:
-    """A source, and the tensor in which it arrived at a neuron or a norm.
+    """A source, and the input of a neuron or a norm in which it arrives.
 
     Attributes:
-        source: what arrived.
-        received: ``[B, *N]``, or ``[T·B, *N]`` at a neuron that takes whole sequences.
-        shares: whether its memory holds more than itself, of which the mark may be.
+        source: the source.
+        received: the input, ``[B, *N]``, or ``[T·B, *N]`` of a neuron that takes whole sequences.
+        is_part: whether the input is a part of its storage: the source may belong to the rest.
     """
 
     source: Source
     received: Tensor
-    shares: bool = False
+    is_part: bool = False
 
 
 Sources = Mapping[Key, Source]
 NOTHING: Sources = {}
 
 
-class Marks:
-    """The sources of what each storage holds.
+class Provenance:
+    """The sources of the values in each storage. Views share a storage, and so their sources.
 
-    Views share their storage, and so their marks. A weak reference keeps the address of a
-    storage from being used anew, but not its memory.
-
-    Args:
-        weights: parameters by path; those with two dimensions or more are sources.
+    Weights of two dimensions or more are the first sources.
     """
 
     def __init__(self, weights: Mapping[str, Tensor]) -> None:
-        self._table: dict[int, tuple[StorageWeakRef, Sources]] = {}
+        # A weak reference lets the memory go, but keeps the address from a second use.
+        self._table: dict[Any, Sources] = {}
         self._sweep_at = 1024
         for path, weight in weights.items():
             if weight.ndim > 1:
@@ -109,26 +97,26 @@ class Marks:
                 self.put(weight, {source.key: source})
 
     def of(self, tensors: Iterable[Tensor]) -> Sources:
-        """The sources of the values of some tensors together."""
+        """The sources of several tensors together."""
         found = NOTHING
-        for tensor in tensors:
-            _, sources = self._table.get(_address(tensor), (None, NOTHING))
+        for storage in filter(None, map(_storage, tensors)):
+            sources = self._table.get(storage, NOTHING)
             if sources and sources is not found:
                 found = {**found, **sources} if found else sources
         return found
 
     def put(self, tensor: Tensor, sources: Sources) -> None:
-        """Replaces what is known of a tensor's storage."""
-        address = _address(tensor)
-        _, known = self._table.get(address, (None, NOTHING))
-        if not address or sources is known:
+        """Replaces the sources of a tensor's storage."""
+        storage = _storage(tensor)
+        if storage is None or sources is self._table.get(storage, NOTHING):
             return
         if len(self._table) > self._sweep_at:
-            self._sweep()
-        self._table[address] = StorageWeakRef(tensor.untyped_storage()), sources  # type: ignore[no-untyped-call]
+            self._table = {each: held for each, held in self._table.items() if not each.expired()}
+            self._sweep_at = 2 * len(self._table) + 1024
+        self._table[storage] = sources
 
     def spread(self, operator: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], result: Any) -> None:
-        """Lets the results of an operation come from what its arguments come from."""
+        """Gives the results of an operation the sources of its arguments."""
         if operator in VALUE_FREE:
             return
         if operator in OVERWRITING and is_whole(args[0]):
@@ -142,28 +130,19 @@ class Marks:
             for tensor in tensors_in(result):
                 self.put(tensor, sources)
 
-    def _sweep(self) -> None:
-        alive = [(at, entry) for at, entry in self._table.items() if not entry[0].expired()]  # type: ignore[no-untyped-call]
-        self._table = dict(alive)
-        self._sweep_at = 2 * len(self._table) + 1024
 
-
-class Spreading(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Spreads marks through every operation, below autograd.
-
-    Args:
-        marks: of the storages.
-    """
+class ProvenanceMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Spreads provenance through every operation, below autograd."""
 
     supports_higher_order_operators = True
 
-    def __init__(self, marks: Marks) -> None:
+    def __init__(self, provenance: Provenance) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.marks = marks
+        self.provenance = provenance
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
-        self.marks.spread(getattr(func, "overloadpacket", func), args, kwargs or {}, result)
+        self.provenance.spread(getattr(func, "overloadpacket", func), args, kwargs or {}, result)
         return result
 
 
@@ -171,26 +150,26 @@ def tensors_in(value: Any) -> Iterator[Tensor]:
     """The tensors in nested tuples, lists and dicts."""
     if isinstance(value, Tensor):
         yield value
-    elif isinstance(value, tuple | list):
-        for each in value:
-            yield from tensors_in(each)
-    elif isinstance(value, Mapping):
-        for each in value.values():
+    elif isinstance(value, tuple | list | Mapping):
+        for each in value.values() if isinstance(value, Mapping) else value:
             yield from tensors_in(each)
 
 
 def is_whole(tensor: Tensor) -> bool:
-    """Whether a tensor is all that its memory holds."""
+    """Whether a tensor fills its storage."""
     return tensor.untyped_storage().nbytes() == tensor.numel() * tensor.element_size()
 
 
 def shares_memory(tensor: Tensor, other: Tensor) -> bool:
-    """Whether two tensors are views of one memory."""
-    return _address(tensor) == _address(other) != 0
+    """Whether two tensors are views of one storage."""
+    first, second = _storage(tensor), _storage(other)
+    return bool(first and second and first == second)
 
 
-def _address(tensor: Tensor) -> int:
+def _storage(tensor: Tensor) -> Any:
+    """A weak reference, equal for equal storages; None for sparse tensors and others without one."""
+    refer: Callable[[torch.UntypedStorage], Any] = StorageWeakRef
     try:
-        return int(tensor.untyped_storage()._cdata)
-    except (NotImplementedError, RuntimeError):  # sparse tensors and the like have none
-        return 0
+        return refer(tensor.untyped_storage())
+    except (NotImplementedError, RuntimeError):
+        return None

@@ -1,0 +1,51 @@
+"""Targets: a rate in spikes per step, one for all or one per neuron or sample."""
+
+from __future__ import annotations
+
+import math
+
+from torch import Tensor
+
+from ..errors import ArgumentError, require
+
+__all__ = ["Target", "check_target", "fit_target"]
+
+Target = float | Tensor
+
+
+def check_target(target: Target) -> None:
+    """Checks that a target is a positive, finite rate.
+
+    Raises:
+        ArgumentError: if it, or an element of it, is not.
+    """
+    remedy = "It is a rate in spikes per step, for example 0.1."
+    if isinstance(target, Tensor):
+        positive = target.numel() > 0 and bool(((target > 0) & target.isfinite()).all())
+        smallest = target.min().item() if target.numel() else None
+        show = None if positive else f"a tensor of shape {list(target.shape)}, smallest {smallest}"
+        require(positive, "target", "be > 0 and finite everywhere", None, remedy, show=show)
+    else:
+        number = isinstance(target, int | float) and not isinstance(target, bool)
+        require(number and target > 0 and math.isfinite(target), "target", "be > 0", target, remedy)
+
+
+def fit_target(target: Target, rate: Tensor) -> Target:
+    """Brings a target to the device of a rate ``[B, *N]``, with which it has to broadcast.
+
+    Raises:
+        ArgumentError: if its shape is none of ``[]``, ``[*N]``, ``[1, *N]``, ``[B, *N]``; a dimension
+            may have size 1.
+    """
+    if not isinstance(target, Tensor):
+        return target
+    sizes = zip(reversed(target.shape), reversed(rate.shape), strict=False)
+    fits = target.ndim in (0, rate.ndim - 1, rate.ndim)
+    fits = fits and all(size in (1, wanted) for size, wanted in sizes)
+    if not fits:
+        raise ArgumentError(
+            f"`target` should have the shape {list(rate.shape[1:])} of the neurons, or {list(rate.shape)} "
+            f"with the batch. Found shape {list(target.shape)}. Use size 1 where a dimension shares its "
+            "target, as in (C, 1, 1)."
+        )
+    return target.to(rate.device)
