@@ -116,11 +116,12 @@ class Homeostasis(NoCopy, nn.Module, ABC):
         """The rule: returns how much each neuron wants its parameter to rise, elementwise and signed.
 
         Args:
-            rate: ``[B, *N]``, spikes per step; B is 1 where the mean over the batch is enough.
+            rate: spikes per step, ``[B, *N]``. A linear rule may also be given the mean over samples
+                and over positions that share a parameter, in the shape of the weight's rows.
             target: a number, or a tensor that broadcasts with the rate.
 
         Returns:
-            ``[B, *N]``, in units of the plasticity.
+            The shape of the rate, in units of the plasticity.
         """
 
     def parts(self, cell: Cell, state: CellState, rate: Tensor, target: Target) -> tuple[Tensor, Tensor]:
@@ -138,7 +139,7 @@ class Homeostasis(NoCopy, nn.Module, ABC):
         Returns:
             ``(pos, neg)``, each broadcasts with the parameter; ``neg`` as a clamp gives it.
         """
-        term = self._term(cell, state, rate, target)
+        term = cell.connection.postsyn_receptive(self.drive(rate, target)).mean(-1) * state.strength
         pos = state.batch_reduction(term.clamp_min(0.0), 0)
         neg = state.batch_reduction(term.clamp_max(0.0), 0)
         shaped_for = cell.connection.shaped_for
@@ -261,7 +262,7 @@ class Homeostasis(NoCopy, nn.Module, ABC):
             contributions = self._contributions(units, target)
             if not self._updates_next or processes.group is not None:  # otherwise `update` looks
                 require_finite(_rates_and_membranes(contributions))
-            before = Waiting(unit.slot for unit in units)
+            before = Waiting(() if self._updates_next else self._slots())
             try:
                 for unit, each in contributions:
                     unit.slot.take(each)
@@ -394,31 +395,33 @@ class Homeostasis(NoCopy, nn.Module, ABC):
         for unit in units:
             # Without bounds only the difference of the two parts matters, and a linear rule gives it
             # from the mean rate: at a batch of 128 a tenth of the work.
-            pooled = (
+            signed = None
+            if (
                 self._updates_next
                 and self.linear
                 and unit.state.batch_reduction in POOLABLE
                 and not (bounded and id(unit.slot.reference.leaf) in bounded)
-            )
-            found.append((unit, self._contribution(unit, target, pooled)))
+            ):
+                signed = self._signed(unit, target)
+            found.append((unit, self._split(unit, target) if signed is None else signed))
         return found
 
-    def _contribution(self, unit: Unit, target: Target | None, pooled: bool) -> Contribution:
-        cell, state, samples = unit.cell, unit.state, unit.cell.neuron.samples
-        rate, fitted = unit.estimate(target, pooled)
-        summed = state.batch_reduction in SUMS
-        if not pooled:
-            return Contribution(*self.parts(cell, state, rate, fitted), samples, summed)
-        term = self._term(cell, state, rate, fitted)
-        term = term[0] if len(term) == 1 else term.mean(0)  # samples with targets of their own
-        if summed:
+    def _signed(self, unit: Unit, target: Target | None) -> Contribution | None:
+        """Applies the rule to the mean rate; None if that is not possible."""
+        pooled = unit.pooled_estimate(target)
+        if pooled is None:
+            return None
+        state, samples = unit.state, unit.cell.neuron.samples
+        term = self.drive(*pooled) * state.strength
+        if summed := state.batch_reduction in SUMS:
             term = term * samples
-        return Contribution(cell.connection.shaped_for(state.param, term), None, samples, summed)
+        return Contribution(unit.cell.connection.shaped_for(state.param, term), None, samples, summed)
 
-    def _term(self, cell: Cell, state: CellState, rate: Tensor, target: Target) -> Tensor:
-        """Returns the drive against the parameter, ``[B, ...]``, mean over positions, times λ."""
-        rows = cell.connection.postsyn_receptive(self.drive(rate, target))
-        return (rows.squeeze(-1) if rows.shape[-1] == 1 else rows.mean(-1)) * state.strength
+    def _split(self, unit: Unit, target: Target | None) -> Contribution:
+        """Applies the rule to the rate of each sample, in two parts."""
+        state = unit.state
+        pos, neg = self.parts(unit.cell, state, *unit.estimate(target))
+        return Contribution(pos, neg, unit.cell.neuron.samples, state.batch_reduction in SUMS)
 
 
 def _changes_of(units: Sequence[Unit]) -> list[tuple[Unit, Change]]:

@@ -67,8 +67,6 @@ def test_rate_is_its_definition(name, steps):
     for step in spikes.split(1):
         rate.update(step)
     torch.testing.assert_close(rate.rate.double(), recount(name, spikes), rtol=1e-6, atol=1e-7)
-    pooled = recount(name, spikes).mean(0, keepdim=True)
-    torch.testing.assert_close(rate.batch_mean().double(), pooled, rtol=1e-6, atol=1e-7)
 
 
 @estimators

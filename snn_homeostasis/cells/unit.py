@@ -74,13 +74,11 @@ class Unit:
         """Observes the neuron exactly if nothing pauses or freezes this unit."""
         self.cell.switch(self.rate, is_on=self.rate.training and not self._pauses)
 
-    def estimate(self, target: Target | None, pooled: bool) -> tuple[Tensor, Target]:
+    def estimate(self, target: Target | None) -> tuple[Tensor, Target]:
         """Returns the rate ``[B, *N]`` and its target.
 
         Args:
             target: of this call; None for the target of the cell.
-            pooled: whether the mean over the batch is enough, ``[1, *N]``. Targets of single samples
-                need the rate of each.
 
         Raises:
             NoSpikesError: if there is no estimate, with the reason.
@@ -91,10 +89,27 @@ class Unit:
             # the batch of this process is empty: parts of the right shape, which count nothing
             return torch.zeros(1, *hook.neurons, device=self.slot.reference.tensor.device), 1.0
         total = self._observed_total()
+        return self.rate.rate, self._target_for(total, target)
+
+    def pooled_estimate(self, target: Target | None) -> tuple[Tensor, Target] | None:
+        """Returns the mean rate over samples and positions, against the weight, and its target.
+
+        None if targets differ among what the mean is taken over. Arguments and errors are those of
+        `estimate`.
+        """
+        if self.slot.shared and not self.cell.neuron.samples:
+            return None
+        total, view = self._observed_total(), self.cell.connection.postsyn_receptive
         target = self._target_for(total, target)
-        if pooled and not (isinstance(target, Tensor) and target.ndim == total.ndim and len(target) > 1):
-            return self.rate.batch_mean(), target
-        return self.rate.rate, target
+        if isinstance(target, Tensor):
+            laid = view(target.expand(total.shape))
+            if any(laid.shape[dim] > 1 and laid.stride(dim) for dim in (0, -1)):
+                return None
+            target = laid[0, ..., 0]
+        rows = view(total)
+        if len(rows) > 1 and rows.shape[-1] > 1:
+            rows = rows.mean(-1, keepdim=True)  # both at once take twice as long
+        return rows.mean((0, -1)).div_(self.rate.weight), target
 
     def mean_rate(self, shared: bool) -> Tensor:
         """Returns the rate ``[*N]``, mean over the batch.

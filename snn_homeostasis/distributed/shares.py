@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import reduce
 from typing import Protocol
 
 import torch
@@ -75,7 +76,7 @@ class SlotShare:
         self.name, self.slot = name, slot
         pairs = [(each.pos, each.pos * 0 if each.neg is None else each.neg) for each in slot.contributions]
         parts = [part for pair in pairs for part in pair]
-        shape = torch.broadcast_shapes(*(part.shape for part in parts))
+        shape = reduce(torch.add, parts).shape  # what they broadcast to
         self.parts = torch.stack([part.expand(shape) for part in parts]).reshape(len(pairs), 2, *shape)
         kinds = ", ".join("sum" if each.summed else "mean" for each in slot.contributions)
         self.label = (

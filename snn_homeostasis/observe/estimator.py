@@ -101,17 +101,6 @@ class RateEstimator(TensorState, ABC):
         """
         return (self.observed_total() / self.weight).float()
 
-    def batch_mean(self) -> Tensor:
-        """The mean of the estimate over the batch, ``[1, *N]``.
-
-        Raises:
-            NoSpikesError: before the first step.
-        """
-        total = self.observed_total()
-        if len(total) > 1:
-            total = total.mean(0, keepdim=True)
-        return total / self.weight
-
     def observed_total(self) -> Tensor:
         """The total, once there is one.
 

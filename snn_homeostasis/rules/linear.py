@@ -71,4 +71,4 @@ class LinearHomeostasis(Homeostasis):
         super().__init__(Settings(plasticity, target, param, batch_reduction, rate, bounds), process_group)
 
     def drive(self, rate: Tensor, target: Target) -> Tensor:
-        return (target - rate) / target
+        return (rate - target) / -target  # a number minus a tensor would go through Python

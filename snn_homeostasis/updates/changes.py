@@ -12,7 +12,7 @@ from torch import Tensor, split
 from ..errors import ArgumentError, HomeostasisError, require, warn
 from ..layers import ParameterReference, full, is_sharded, replicate_as
 from .bounds import Bounds, UpdateBounds
-from .slots import Slot, broadcasts
+from .slots import Contribution, Slot, broadcasts
 
 __all__ = ["Change", "apply_changes", "changes_of", "common_bounds"]
 
@@ -27,6 +27,7 @@ class Change(ABC):
     Args:
         slots: one for each layer that has the parameter, so tied layers get one update.
         bounds: of the parameter.
+        value: that the layer computes with.
         pos: raises the parameter; broadcasts with it.
         neg: lowers it, a magnitude; None if ``pos`` is signed.
 
@@ -38,12 +39,17 @@ class Change(ABC):
     outcome: Tensor
 
     def __init__(
-        self, slots: Sequence[Slot], bounds: UpdateBounds | None, pos: Tensor, neg: Tensor | None
+        self,
+        slots: Sequence[Slot],
+        bounds: UpdateBounds | None,
+        value: Tensor,
+        pos: Tensor,
+        neg: Tensor | None,
     ) -> None:
         self.slots, self.bounds, self.pos, self.neg = slots, bounds, pos, neg
         self.reference, self.limits = slots[0].reference, slots[0].limits
         self.is_stuck = False
-        self._prepare(self.reference.tensor)
+        self._prepare(value)
 
     @abstractmethod
     def _prepare(self, value: Tensor) -> None:
@@ -171,11 +177,12 @@ def changes_of(slots: Iterable[Slot]) -> list[Change]:
         ArgumentError: if tied layers have different bounds, or a bound returns a wrong shape.
         HomeostasisError: if a parameter was sharded or gathered since its registration.
     """
-    tied: dict[int, list[Slot]] = {}
+    tied: dict[int, tuple[Tensor, list[Slot]]] = {}
     for slot in dict.fromkeys(slots):
         if slot.contributions or slot.bounds is not None:  # others have nothing to say
-            tied.setdefault(id(slot.reference.leaf), []).append(slot)
-    return [_change_of(group) for group in tied.values() if any(slot.contributions for slot in group)]
+            leaf = slot.reference.leaf
+            tied.setdefault(id(leaf), (leaf, []))[1].append(slot)
+    return [_change_of(*group) for group in tied.values() if any(slot.contributions for slot in group[1])]
 
 
 def apply_changes(changes: Sequence[tuple[str, Change]]) -> None:
@@ -220,21 +227,25 @@ def common_bounds(owner: ParameterReference, *bounds: UpdateBounds | None) -> Up
     return named[0] if named else None
 
 
-def _change_of(slots: Sequence[Slot]) -> Change:
-    reference, leaf = slots[0].reference, slots[0].reference.leaf
+def _change_of(leaf: Tensor, slots: Sequence[Slot]) -> Change:
     _require_same_sharding(slots, is_sharded(leaf))
-    bounds = (
-        slots[0].bounds if len(slots) == 1 else common_bounds(reference, *(slot.bounds for slot in slots))
-    )
-    contributions = [each for slot in slots for each in slot.contributions]
-    pos, neg = contributions[0][:2]
-    for each in contributions[1:]:
-        pos = pos + each.pos.to(pos.device)
+    reference, bounds = slots[0].reference, slots[0].bounds
+    if len(slots) > 1:
+        bounds = common_bounds(reference, *(slot.bounds for slot in slots))
+    pos, neg = _sums(leaf, [each for slot in slots for each in slot.contributions])
+    if reference.is_plain and leaf.dtype not in HALVES:
+        return InPlace(slots, bounds, leaf, pos, neg)
+    return Replacement(slots, bounds, reference.tensor, pos, neg)
+
+
+def _sums(leaf: Tensor, contributions: Sequence[Contribution]) -> tuple[Tensor, Tensor | None]:
+    first, *others = contributions
+    pos, neg = first.pos.to(leaf.device), first.neg
+    for each in others:
+        pos = pos + each.pos.to(leaf.device)
         if each.neg is not None:
-            neg = each.neg if neg is None else neg + each.neg.to(neg.device)
-    in_place = reference.is_plain and leaf.dtype not in HALVES
-    kind = InPlace if in_place else Replacement
-    return kind(slots, bounds, pos.to(leaf.device), None if neg is None else neg.to(leaf.device))
+            neg = each.neg if neg is None else neg.to(leaf.device) + each.neg.to(leaf.device)
+    return pos, None if neg is None else neg.to(leaf.device)
 
 
 def _require_same_sharding(slots: Iterable[Slot], now: bool) -> None:
