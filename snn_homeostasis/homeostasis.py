@@ -112,12 +112,12 @@ class Homeostasis(NoCopy, nn.Module, ABC):
             cls.linear = False
 
     @abstractmethod
-    def drive(self, rate: Tensor, target: Target) -> Tensor:
+    def drive(self, rate: Any, target: Any) -> Any:
         """The rule: returns how much each neuron wants its parameter to rise, elementwise and signed.
 
         Args:
-            rate: spikes per step, ``[B, *N]``. A linear rule may also be given the mean over samples
-                and over positions that share a parameter, in the shape of the weight's rows.
+            rate: spikes per step, ``[B, *N]``. A linear rule may also be asked for the drive at the
+                numbers 0.0 and 1.0, so its formula should take them.
             target: a number, or a tensor that broadcasts with the rate.
 
         Returns:
@@ -261,13 +261,14 @@ class Homeostasis(NoCopy, nn.Module, ABC):
         with processes.deferring(NoSpikesError, NonFiniteError):
             contributions = self._contributions(units, target)
             if not self._updates_next or processes.group is not None:  # otherwise `update` looks
-                require_finite(_rates_and_membranes(contributions))
-            before = Waiting(() if self._updates_next else self._slots())
+                _require_finite_rates(contributions)
+            before = None if self._updates_next else Waiting(self._slots())  # `step` has its own
             try:
                 for unit, each in contributions:
                     unit.slot.take(each)
             except BaseException:
-                before.put_back()
+                if before is not None:
+                    before.put_back()
                 raise
 
     @_without_gradients
@@ -290,17 +291,15 @@ class Homeostasis(NoCopy, nn.Module, ABC):
             require_no_waiting_graph(active)
         self._groups.reshard()
         processes.reduce(units)
-        changes: list[tuple[Unit, Change]] = []
+        waiting = [unit for unit in active if unit.pending]
+        changes: list[Change] = []
         with processes.deferring(Exception):
-            changes = _changes_of(active)
-            require_finite(
-                [(unit.name, "update", change.outcome) for unit, change in changes]
-                + [(unit.name, "membrane", unit.cell.neuron.membrane) for unit, _ in changes]
-            )
+            changes = changes_of(slot for unit in active for slot in unit.slots.values())
+            _require_finite_updates(waiting, changes)
         processes.confirm(units)
-        apply_changes([(f"cell {unit.name!r}", change) for unit, change in changes])
-        for unit, _ in changes:
-            unit.cell.neuron.forget()
+        apply_changes(changes, lambda slot: f"cell {_owner_of(slot, waiting).name!r}")
+        for unit in waiting:
+            unit.hook.forget()
 
     @_without_gradients
     def step(self, target: Target | None = None, cells: Iterable[str] | None = None) -> None:
@@ -311,7 +310,7 @@ class Homeostasis(NoCopy, nn.Module, ABC):
             cells: names of the cells to take, all by default.
         """
         before = Waiting(self._slots())
-        self._updates_next = True
+        vars(self)["_updates_next"] = True  # an attribute of a module takes longer to set
         try:
             with self._processes.deferring(Exception):
                 self(target, cells)
@@ -320,7 +319,7 @@ class Homeostasis(NoCopy, nn.Module, ABC):
             before.put_back()
             raise
         finally:
-            self._updates_next = False
+            vars(self)["_updates_next"] = False
 
     @contextmanager
     def pause(self) -> Iterator[None]:
@@ -386,58 +385,69 @@ class Homeostasis(NoCopy, nn.Module, ABC):
     def _processes(self) -> Processes:
         return self._groups.of(self._units.values())
 
-    def _slots(self) -> Iterator[Slot]:
-        return (slot for unit in self._units.values() for slot in unit.slots.values())
+    def _slots(self) -> list[Slot]:
+        return [slot for unit in self._units.values() for slot in unit.slots.values()]
 
     def _contributions(self, units: list[Unit], target: Target | None) -> list[tuple[Unit, Contribution]]:
-        bounded = {id(slot.reference.leaf) for slot in self._slots() if slot.bounds is not None}
+        pools = self._updates_next and self.linear
+        bounded = [id(slot.reference.leaf) for slot in self._slots() if slot.bounds is not None]
         found = []
         for unit in units:
             # Without bounds only the difference of the two parts matters, and a linear rule gives it
             # from the mean rate: at a batch of 128 a tenth of the work.
-            signed = None
+            pooled = None
             if (
-                self._updates_next
-                and self.linear
+                pools
                 and unit.state.batch_reduction in POOLABLE
                 and not (bounded and id(unit.slot.reference.leaf) in bounded)
             ):
-                signed = self._signed(unit, target)
-            found.append((unit, self._split(unit, target) if signed is None else signed))
+                pooled = unit.pooled_estimate(target)
+            found.append((unit, self._split(unit, target) if pooled is None else self._signed(unit, *pooled)))
         return found
 
-    def _signed(self, unit: Unit, target: Target | None) -> Contribution | None:
-        """Applies the rule to the mean rate; None if that is not possible."""
-        pooled = unit.pooled_estimate(target)
-        if pooled is None:
-            return None
-        state, samples = unit.state, unit.cell.neuron.samples
-        term = self.drive(*pooled) * state.strength
-        if summed := state.batch_reduction in SUMS:
-            term = term * samples
-        return Contribution(unit.cell.connection.shaped_for(state.param, term), None, samples, summed)
+    def _signed(self, unit: Unit, total: Tensor, scale: float, target: Target) -> Contribution:
+        """Applies a linear rule to a mean rate, ``total * scale``, by its values at the rates 0 and 1."""
+        state, samples = unit.state, unit.hook.samples
+        strength, summed = state.strength, state.batch_reduction in SUMS
+        if summed:
+            strength *= samples
+        offset = self.drive(0.0, target) * strength
+        slope = self.drive(1.0, target) * strength * scale - offset * scale
+        if isinstance(target, Tensor):
+            term = torch.addcmul(offset, total, slope)
+        else:
+            term = torch.rsub(total, offset, alpha=-slope)  # offset + slope * total, in one operation
+        return Contribution(unit.connection.shaped_for(state.param, term), None, samples, summed)
 
     def _split(self, unit: Unit, target: Target | None) -> Contribution:
         """Applies the rule to the rate of each sample, in two parts."""
         state = unit.state
         pos, neg = self.parts(unit.cell, state, *unit.estimate(target))
-        return Contribution(pos, neg, unit.cell.neuron.samples, state.batch_reduction in SUMS)
+        return Contribution(pos, neg, unit.hook.samples, state.batch_reduction in SUMS)
 
 
-def _changes_of(units: Sequence[Unit]) -> list[tuple[Unit, Change]]:
-    """Prepares all changes, each with every unit that contributes to it."""
-    owners: dict[Slot, Unit] = {}
-    for unit in units:
-        for slot in unit.slots.values():
-            owners.setdefault(slot, unit)
-    return [(owners[slot], change) for change in changes_of(owners) for slot in change.slots if slot.pending]
-
-
-def _rates_and_membranes(
-    contributions: Iterable[tuple[Unit, Contribution]],
-) -> list[tuple[str, str, Tensor | None]]:
-    return [
-        (unit.name, what, tensor)
+def _require_finite_rates(contributions: Sequence[tuple[Unit, Contribution]]) -> None:
+    entries = [
+        (f"{unit.name!r} ({what})", tensor)
         for unit, each in contributions
-        for what, tensor in (("rate", each.pos), ("rate", each.neg), ("membrane", unit.cell.neuron.membrane))
+        for what, tensor in (("rate", each.pos), ("rate", each.neg), ("membrane", unit.hook.membrane))
+        if tensor is not None
     ]
+    require_finite([tensor for _, tensor in entries], lambda: [phrase for phrase, _ in entries])
+
+
+def _require_finite_updates(units: Sequence[Unit], changes: Sequence[Change]) -> None:
+    watched = [(unit, unit.hook.membrane) for unit in units]
+    membranes = [(unit, membrane) for unit, membrane in watched if membrane is not None]
+
+    def describe() -> Iterator[str]:
+        for change in changes:
+            yield f"{_owner_of(change.slots[0], units).name!r} (update)"
+        for unit, _ in membranes:
+            yield f"{unit.name!r} (membrane)"
+
+    require_finite([*(change.outcome for change in changes), *(each for _, each in membranes)], describe)
+
+
+def _owner_of(slot: Slot, units: Iterable[Unit]) -> Unit:
+    return next(unit for unit in units if slot in unit.slots.values())

@@ -30,15 +30,13 @@ def check_target(target: Target) -> None:
         require(number and target > 0 and math.isfinite(target), "target", "be > 0", target, remedy)
 
 
-def fit_target(target: Target, rate: Tensor) -> Target:
+def fit_target(target: Tensor, rate: Tensor) -> Tensor:
     """Brings a target to the device of a rate ``[B, *N]``, with which it has to broadcast.
 
     Raises:
         ArgumentError: if its shape is none of ``[]``, ``[*N]``, ``[1, *N]``, ``[B, *N]``; a dimension
             may have size 1.
     """
-    if not isinstance(target, Tensor):
-        return target
     sizes = zip(reversed(target.shape), reversed(rate.shape), strict=False)
     fits = target.ndim in (0, rate.ndim - 1, rate.ndim)
     fits = fits and all(size in (1, wanted) for size, wanted in sizes)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import ArgumentError, NoSpikesError, WaitingGraphError, warn
-from ..observe import RateEstimator, is_inhibited
+from ..observe import RateEstimator
 from ..updates import Slot, is_needed_by
 from .cell import Cell
 from .settings import CellState, Settings
@@ -26,6 +26,8 @@ class Unit:
         state: plasticity, target, param, batch_reduction; each may change at any time.
         rate: the estimator of this cell alone.
         slots: the updater slots of the cell, by kind.
+        hook: on the neuron.
+        connection: the receptive view of the layer.
 
     Raises:
         ArgumentError: if the layer lacks the param.
@@ -34,6 +36,7 @@ class Unit:
     def __init__(self, name: str, cell: Cell, settings: Settings) -> None:
         _require_param(name, cell, settings.param)
         self.name, self.cell, self.slots = name, cell, cell.updater.slots
+        self.hook, self.connection = cell.neuron, cell.connection
         self.state = CellState(settings)
         self.rate: RateEstimator = settings.rate()
         self._pauses = 0
@@ -42,7 +45,12 @@ class Unit:
     @property
     def active(self) -> bool:
         """Whether neither the model nor the homeostasis is in eval mode."""
-        return self.rate.training and self.cell.training
+        return self.rate.training and self.hook.module.training
+
+    @property
+    def pending(self) -> bool:
+        """Whether something waits in a slot."""
+        return any([slot.contributions for slot in self.slots.values()])  # faster than a generator
 
     @property
     def slot(self) -> Slot:
@@ -56,7 +64,7 @@ class Unit:
     def reset(self) -> None:
         """Forgets what was observed, and empties the slots."""
         self.rate.reset()
-        self.cell.neuron.forget()
+        self.hook.forget()
         for slot in self.slots.values():
             slot.empty()
 
@@ -84,22 +92,21 @@ class Unit:
             NoSpikesError: if there is no estimate, with the reason.
             ArgumentError: for a target that cannot work.
         """
-        hook = self.cell.neuron
-        if self.slot.shared and hook.neurons is not None and not hook.samples:
-            # the batch of this process is empty: parts of the right shape, which count nothing
-            return torch.zeros(1, *hook.neurons, device=self.slot.reference.tensor.device), 1.0
+        if self.slot.shared and self._is_empty_batch():
+            # parts of the right shape, which count nothing among those of the other processes
+            return torch.zeros(1, *self.hook.neurons or (), device=self.slot.reference.tensor.device), 1.0
         total = self._observed_total()
         return self.rate.rate, self._target_for(total, target)
 
-    def pooled_estimate(self, target: Target | None) -> tuple[Tensor, Target] | None:
-        """Returns the mean rate over samples and positions, against the weight, and its target.
+    def pooled_estimate(self, target: Target | None) -> tuple[Tensor, float, Target] | None:
+        """Returns a sum, a number, and the target: the product of the two is the mean rate.
 
-        None if targets differ among what the mean is taken over. Arguments and errors are those of
-        `estimate`.
+        The mean is taken over samples and positions, and is laid out against the weight. None if
+        targets differ among what it is taken over. Arguments and errors are those of `estimate`.
         """
-        if self.slot.shared and not self.cell.neuron.samples:
+        if self.slot.shared and self._is_empty_batch():
             return None
-        total, view = self._observed_total(), self.cell.connection.postsyn_receptive
+        total, view = self._observed_total(), self.connection.postsyn_receptive
         target = self._target_for(total, target)
         if isinstance(target, Tensor):
             laid = view(target.expand(total.shape))
@@ -107,9 +114,14 @@ class Unit:
                 return None
             target = laid[0, ..., 0]
         rows = view(total)
-        if len(rows) > 1 and rows.shape[-1] > 1:
-            rows = rows.mean(-1, keepdim=True)  # both at once take twice as long
-        return rows.mean((0, -1)).div_(self.rate.weight), target
+        samples, positions = rows.shape[0], rows.shape[-1]
+        if samples > 1 and positions > 1:
+            rows = rows.sum(-1, keepdim=True)  # both at once take twice as long
+        return rows.sum((0, -1)), 1.0 / (self.rate.weight * samples * positions), target
+
+    def _is_empty_batch(self) -> bool:
+        """Whether the model ran, but on no samples."""
+        return self.hook.neurons is not None and not self.hook.samples
 
     def mean_rate(self, shared: bool) -> Tensor:
         """Returns the rate ``[*N]``, mean over the batch.
@@ -135,13 +147,14 @@ class Unit:
         return self.rate.rate
 
     def _observed_total(self) -> Tensor:
-        if not self.rate.steps or self.rate.total is None:
+        total = self.rate.total
+        if total is None or not self.rate.steps:
             raise NoSpikesError(
                 f"cell {self.name!r} should have been observed before its rate is used. Found no spikes "
-                f"of {type(self.cell.neuron.module).__name__}: {self._why_unobserved()}."
+                f"of {type(self.hook.module).__name__}: {self._why_unobserved()}."
             )
-        self.cell.neuron.require_shape(self.rate.total.shape)  # a compiled step has not been checked
-        return self.rate.total
+        self.hook.require_shape(total.shape)  # a compiled step has not been checked
+        return total
 
     def _target_for(self, total: Tensor, target: Target | None) -> Target:
         target = self.state.target if target is None else target
@@ -150,8 +163,9 @@ class Unit:
                 f"`target` should be set for cell {self.name!r}. Found `target = None`. Give it to the "
                 "constructor, to `register_cell` or to this call."
             )
-        target = fit_target(target, total)
-        if is_inhibited(self.cell.neuron.module):
+        if isinstance(target, Tensor):
+            target = fit_target(target, total)
+        if getattr(self.hook.module, "inhibition", False):  # at most one neuron of a sample fires per step
             self._require_reachable(target, total)
         return target
 
@@ -164,7 +178,7 @@ class Unit:
             )
 
     def _why_unobserved(self) -> str:
-        hook = self.cell.neuron
+        hook = self.hook
         if hook.frozen:
             return "it ran in eval mode; call `.train()` on the model"
         if hook.has_run:
@@ -177,7 +191,7 @@ class Unit:
         )
 
     def _warn(self) -> None:
-        target, norm = self.state.target, self.cell.connection.norm
+        target, norm = self.state.target, self.connection.norm
         if target is not None and bool(torch.as_tensor(target > 1).any()):
             warn(f"The target of cell {self.name!r} is above 1: a neuron spikes at most once per step.")
         if self.state.param == "weight" and norm is not None:
@@ -198,7 +212,7 @@ def require_no_waiting_graph(units: Iterable[Unit]) -> None:
     waiting = [
         repr(unit.name)
         for unit in units
-        if (graph := unit.cell.neuron.graph) is not None
+        if (graph := unit.hook.graph) is not None
         and any(slot.pending and is_needed_by(slot.reference.leaf, graph) for slot in unit.slots.values())
     ]
     if waiting:

@@ -3,7 +3,7 @@
 from .connections import ChannelConnection, Connection, DenseConnection, OneToOneConnection, connect, is_layer
 from .inner import connect_cell, inner_layers
 from .parameters import ParameterReference, refer
-from .sharded import full, is_sharded, local, mesh_group, replicate_as
+from .sharded import full, is_distributed, is_sharded, local, mesh_group, replicate_as
 
 __all__ = [
     "ChannelConnection",
@@ -15,6 +15,7 @@ __all__ = [
     "connect_cell",
     "full",
     "inner_layers",
+    "is_distributed",
     "is_layer",
     "is_sharded",
     "local",

@@ -168,7 +168,7 @@ class DenseConnection(Connection):
     def positions(self, x: Tensor) -> Tensor:
         features = self.features
         if x.ndim == 2 or (x.shape[-1] != features and x[0].numel() == features):
-            return x.reshape(len(x), features, 1)
+            return x.reshape(x.shape[0], features, 1)
         return x.reshape(*x.shape[:-1], features, 1).movedim(-2, 1).flatten(2)
 
 
@@ -182,7 +182,7 @@ class ChannelConnection(Connection):
     def positions(self, x: Tensor) -> Tensor:
         if x.ndim > 2 and x.shape[1] != self.features:
             raise RuntimeError("channels differ")
-        return x.reshape(len(x), self.features, -1)
+        return x.reshape(x.shape[0], self.features, -1)
 
 
 class TransposedConvConnection(ChannelConnection):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import NoReturn
+from typing import ClassVar, NoReturn
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +24,9 @@ class ParameterReference(ABC):
     holds the place of the parameter, not the object.
     """
 
+    is_plain: ClassVar[bool]
+    """Whether the value is a Parameter that can change in place."""
+
     module: nn.Module
     name: str
 
@@ -37,11 +40,6 @@ class ParameterReference(ABC):
     @abstractmethod
     def leaf(self) -> Tensor:
         """The Parameter behind the value; tied parameters share it."""
-
-    @property
-    @abstractmethod
-    def is_plain(self) -> bool:
-        """Whether the value is a Parameter that can be changed in place."""
 
     @abstractmethod
     def write(self, value: Tensor) -> None:
@@ -66,13 +64,8 @@ class PlainReference(ParameterReference):
             )
         return value
 
-    @property
-    def leaf(self) -> Tensor:
-        return self.tensor
-
-    @property
-    def is_plain(self) -> bool:
-        return True
+    leaf = tensor
+    is_plain = True
 
     def write(self, value: Tensor) -> None:
         self.tensor.copy_(value)
@@ -85,9 +78,7 @@ class ParametrizedReference(ParameterReference):
     def leaf(self) -> Tensor:
         return next(_parametrization(self.module, self.name).parameters())
 
-    @property
-    def is_plain(self) -> bool:
-        return False
+    is_plain = False
 
     def write(self, value: Tensor) -> None:
         setattr(self.module, self.name, value)

@@ -9,29 +9,29 @@ from torch import Tensor
 
 from ..errors import ArgumentError
 
-__all__ = ["full", "is_sharded", "local", "mesh_group", "replicate_as"]
+__all__ = ["full", "is_distributed", "is_sharded", "local", "mesh_group", "replicate_as"]
 
 
 def is_sharded(tensor: Any) -> bool:
     """Whether each process holds a piece of a tensor."""
-    return _is_distributed(tensor) and any(placement.is_shard() for placement in tensor.placements)
+    return is_distributed(tensor) and any(placement.is_shard() for placement in tensor.placements)
 
 
 def local(tensor: Any) -> Tensor:
     """Returns the piece of a tensor that this process holds."""
-    held: Tensor = tensor.to_local() if _is_distributed(tensor) else tensor
+    held: Tensor = tensor.to_local() if is_distributed(tensor) else tensor
     return held
 
 
 def full(tensor: Any) -> Tensor:
     """Gathers a tensor, so that every process holds all of it."""
-    gathered: Tensor = tensor.full_tensor() if _is_distributed(tensor) else tensor
+    gathered: Tensor = tensor.full_tensor() if is_distributed(tensor) else tensor
     return gathered
 
 
 def replicate_as(part: Tensor, param: Any) -> Tensor:
     """Lets a tensor that every process holds whole take part in an operation with ``param``."""
-    if not _is_distributed(param) or _is_distributed(part):
+    if not is_distributed(param) or is_distributed(part):
         return part
     from torch.distributed.tensor import DTensor, Replicate  # takes long, and only DTensors need it
 
@@ -56,5 +56,6 @@ def mesh_group(param: Any) -> Any:
     )
 
 
-def _is_distributed(tensor: Any) -> bool:
-    return hasattr(tensor, "placements")  # a `DTensor`, without its import
+def is_distributed(tensor: Any) -> bool:
+    """Whether a tensor is a `DTensor`; tells without its import, which takes long."""
+    return hasattr(tensor, "placements")

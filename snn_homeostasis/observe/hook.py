@@ -91,7 +91,7 @@ class SpikeHook:
     @property
     def samples(self) -> int:
         """The number of samples in the last call; 0 before the first."""
-        return 0 if self._last is None else len(self._last)
+        return 0 if self._last is None else self._last.shape[0]
 
     @property
     def has_run(self) -> bool:

@@ -23,7 +23,6 @@ __all__ = [
     "all_neurons",
     "binary_factor",
     "check_neuron",
-    "is_inhibited",
     "is_neuron",
     "membrane_of",
     "one_step",
@@ -189,11 +188,6 @@ def is_neuron(module: nn.Module) -> bool:
 def all_neurons() -> set[nn.Module]:
     """Returns all neurons of snntorch in this process. `snntorch.utils.reset` resets them together."""
     return set(snn.SpikingNeuron.instances)
-
-
-def is_inhibited(neuron: nn.Module) -> bool:
-    """Whether at most one neuron of a sample fires per step."""
-    return bool(getattr(neuron, "inhibition", False))
 
 
 def binary_factor(factor: Tensor | None) -> bool:

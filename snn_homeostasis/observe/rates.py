@@ -47,19 +47,22 @@ class CumulativeRate(RateEstimator):
 
     @property
     def weight(self) -> float:
-        return self.steps
+        steps = self.steps
+        if steps >= self.float32_steps:
+            self._widen()  # compiled steps are counted here for the first time
+        return steps
 
     def total_for(self, spikes: Tensor) -> Tensor:
-        return self._exact(super().total_for(spikes), self._eager_steps)
+        super().total_for(spikes)
+        if self._eager_steps >= self.float32_steps:
+            self._widen()
+        assert self.total is not None
+        return self.total
 
-    def observed_total(self) -> Tensor:
-        return self._exact(super().observed_total(), self.steps)  # compiled steps count here only
-
-    def _exact(self, total: Tensor, steps: int) -> Tensor:
-        if steps >= self.float32_steps and total.dtype is torch.float32:
-            with torch.inference_mode(False):
-                total = self.total = total.double()
-        return total
+    @torch.inference_mode(False)
+    def _widen(self) -> None:
+        if self.total is not None and self.total.dtype is torch.float32:
+            self.total = self.total.double()
 
 
 class ExponentialRate(RateEstimator):

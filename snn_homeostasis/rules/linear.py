@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-
-from torch import Tensor
+from typing import Any
 
 from ..cells import BatchReduction, Settings, Target
 from ..distributed import AUTO, Group
@@ -70,5 +69,5 @@ class LinearHomeostasis(Homeostasis):
     ) -> None:
         super().__init__(Settings(plasticity, target, param, batch_reduction, rate, bounds), process_group)
 
-    def drive(self, rate: Tensor, target: Target) -> Tensor:
-        return (rate - target) / -target  # a number minus a tensor would go through Python
+    def drive(self, rate: Any, target: Any) -> Any:
+        return (target - rate) / target

@@ -3,36 +3,35 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from torch import Tensor
 
 from ..errors import NonFiniteError
-from ..layers import local
 
 __all__ = ["require_finite"]
 
 
-def require_finite(tensors: Sequence[tuple[str, str, Tensor | None]]) -> None:
+def require_finite(tensors: Sequence[Tensor], describe: Callable[[], Iterable[str]]) -> None:
     """Raises `NonFiniteError` if a tensor holds NaN or infinity; waits for the device once.
 
     Args:
-        tensors: the name of the cell, what the tensor is, and the tensor; None is left out.
+        tensors: any tensors.
+        describe: says whose they are, one phrase per tensor; only an error asks for it.
 
     Raises:
-        NonFiniteError: naming every cell with such a tensor.
+        NonFiniteError: naming every such tensor.
     """
-    pieces = [(cell, what, local(tensor)) for cell, what, tensor in tensors if tensor is not None]
-    if not pieces:
+    if not tensors:
         return
-    device = pieces[0][2].device
+    device = tensors[0].device
     # a finite sum has finite terms, and costs one pass and no memory
-    sums = torch.stack([piece.sum(dtype=torch.float32).to(device) for _, _, piece in pieces])
-    if math.isfinite(sums.sum().item()):
+    sums = [tensor.sum(dtype=torch.float32).to(device) for tensor in tensors]
+    if math.isfinite(sum(sums[1:], sums[0]).item()):
         return
-    flags = [bool(piece.isfinite().all()) for _, _, piece in pieces]
-    wrong = [f"{cell!r} ({what})" for (cell, what, _), fine in zip(pieces, flags, strict=True) if not fine]
+    pairs = zip(describe(), tensors, strict=True)
+    wrong = [phrase for phrase, tensor in pairs if not tensor.isfinite().all()]
     if wrong:
         raise NonFiniteError(
             "rates, membranes and updates should be finite. Found NaN or infinity in cell "

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -185,6 +185,8 @@ class Slot(TensorState):
 
 def broadcasts(part: Tensor, param: Tensor) -> bool:
     """Whether ``part`` broadcasts with ``param`` without making it larger."""
+    if part.ndim == param.ndim and part.numel() == part.shape[:1].numel() == param.shape[:1].numel():
+        return True  # one number for each row, as a rule gives it
     sizes = zip(reversed(part.shape), reversed(param.shape), strict=False)
     return part.ndim <= param.ndim and all(size in (1, wanted) for size, wanted in sizes)
 
@@ -196,13 +198,14 @@ class Waiting:
         slots: the slots.
     """
 
-    def __init__(self, slots: Iterable[Slot]) -> None:
-        self.contributions = [(slot, slot.contributions.copy()) for slot in slots]
+    def __init__(self, slots: Sequence[Slot]) -> None:
+        self.slots = slots
+        self.contributions = [slot.contributions.copy() for slot in slots]
 
     def put_back(self) -> None:
         """Puts it back, except where a slot is empty now: an update has applied or dropped all of it."""
-        for slot, contributions in self.contributions:
-            if slot.pending:
+        for slot, contributions in zip(self.slots, self.contributions, strict=True):
+            if slot.contributions:
                 slot.contributions[:] = contributions
 
 

@@ -46,9 +46,10 @@ class Updater:
         """
         self._require_open()
         self._require_alone()
-        changes = [(str(change.reference), change) for change in changes_of(self.slots.values())]
-        require_finite([(name, "update", change.outcome) for name, change in changes])
-        apply_changes(changes)
+        changes = changes_of(self.slots.values())
+        outcomes = [change.outcome for change in changes]
+        require_finite(outcomes, lambda: [f"{change.slots[0].reference} (update)" for change in changes])
+        apply_changes(changes, lambda slot: str(slot.reference))
 
     def clear(self) -> None:
         """Empties every slot and applies nothing."""
