@@ -139,7 +139,8 @@ class Homeostasis(NoCopy, nn.Module, ABC):
         Returns:
             ``(pos, neg)``, each broadcasts with the parameter; ``neg`` as a clamp gives it.
         """
-        term = cell.connection.postsyn_receptive(self.drive(rate, target)).mean(-1) * state.strength
+        rows = cell.connection.postsyn_receptive(self.drive(rate, target))
+        term = (rows.squeeze(-1) if rows.shape[-1] == 1 else rows.mean(-1)) * state.strength
         pos = state.batch_reduction(term.clamp_min(0.0), 0)
         neg = state.batch_reduction(term.clamp_max(0.0), 0)
         shaped_for = cell.connection.shaped_for
@@ -265,7 +266,7 @@ class Homeostasis(NoCopy, nn.Module, ABC):
             before = None if self._updates_next else Waiting(self._slots())  # `step` has its own
             try:
                 for unit, each in contributions:
-                    unit.slot.take(each)
+                    unit.slot.contributions.append(each)
             except BaseException:
                 if before is not None:
                     before.put_back()
@@ -389,41 +390,47 @@ class Homeostasis(NoCopy, nn.Module, ABC):
         return [slot for unit in self._units.values() for slot in unit.slots.values()]
 
     def _contributions(self, units: list[Unit], target: Target | None) -> list[tuple[Unit, Contribution]]:
-        pools = self._updates_next and self.linear
         bounded = [id(slot.reference.leaf) for slot in self._slots() if slot.bounds is not None]
         found = []
         for unit in units:
             # Without bounds only the difference of the two parts matters, and a linear rule gives it
-            # from the mean rate: at a batch of 128 a tenth of the work.
-            pooled = None
-            if (
-                pools
+            # from the mean over the samples: at a batch of 128 a tenth of the work.
+            pools = (
+                self._updates_next
                 and unit.state.batch_reduction in POOLABLE
                 and not (bounded and id(unit.slot.reference.leaf) in bounded)
-            ):
-                pooled = unit.pooled_estimate(target)
-            found.append((unit, self._split(unit, target) if pooled is None else self._signed(unit, *pooled)))
+            )
+            found.append((unit, self._contribution(unit, target, pools)))
         return found
 
-    def _signed(self, unit: Unit, total: Tensor, scale: float, target: Target) -> Contribution:
-        """Applies a linear rule to a mean rate, ``total * scale``, by its values at the rates 0 and 1."""
+    def _contribution(self, unit: Unit, target: Target | None, pools: bool) -> Contribution:
+        """Applies the rule to one cell.
+
+        Args:
+            unit: the cell.
+            target: of this call, or None.
+            pools: whether a signed part is enough, of the mean over the samples.
+        """
         state, samples = unit.state, unit.hook.samples
-        strength, summed = state.strength, state.batch_reduction in SUMS
-        if summed:
-            strength *= samples
+        summed = state.batch_reduction in SUMS
+        sums = unit.summed_estimate(target, samples=pools) if self.linear else None
+        if sums is None:
+            parts = self.parts(unit.cell, state, *unit.estimate(target))
+            return unit.slot.checked(*parts, samples, summed)
+        term = self._linear_term(state.strength * samples if pools and summed else state.strength, *sums)
+        shaped_for = unit.connection.shaped_for
+        if pools:
+            return Contribution(shaped_for(state.param, term), None, samples, summed)
+        pos, neg = (state.batch_reduction(part, 0) for part in (term.clamp_min(0.0), term.clamp_max(0.0)))
+        return Contribution(shaped_for(state.param, pos), shaped_for(state.param, neg).abs(), samples, summed)
+
+    def _linear_term(self, strength: float, total: Tensor, scale: float, target: Target) -> Tensor:
+        """Applies a linear rule to the rate ``total * scale``, by its values at the rates 0 and 1."""
         offset = self.drive(0.0, target) * strength
         slope = self.drive(1.0, target) * strength * scale - offset * scale
         if isinstance(target, Tensor):
-            term = torch.addcmul(offset, total, slope)
-        else:
-            term = torch.rsub(total, offset, alpha=-slope)  # offset + slope * total, in one operation
-        return Contribution(unit.connection.shaped_for(state.param, term), None, samples, summed)
-
-    def _split(self, unit: Unit, target: Target | None) -> Contribution:
-        """Applies the rule to the rate of each sample, in two parts."""
-        state = unit.state
-        pos, neg = self.parts(unit.cell, state, *unit.estimate(target))
-        return Contribution(pos, neg, unit.hook.samples, state.batch_reduction in SUMS)
+            return torch.addcmul(offset, total, slope)
+        return torch.rsub(total, offset, alpha=-slope)  # offset + slope * total, in one operation
 
 
 def _require_finite_rates(contributions: Sequence[tuple[Unit, Contribution]]) -> None:

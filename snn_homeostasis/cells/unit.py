@@ -50,7 +50,7 @@ class Unit:
     @property
     def pending(self) -> bool:
         """Whether something waits in a slot."""
-        return any([slot.contributions for slot in self.slots.values()])  # faster than a generator
+        return any(slot.contributions for slot in self.slots.values())
 
     @property
     def slot(self) -> Slot:
@@ -98,11 +98,15 @@ class Unit:
         total = self._observed_total()
         return self.rate.rate, self._target_for(total, target)
 
-    def pooled_estimate(self, target: Target | None) -> tuple[Tensor, float, Target] | None:
-        """Returns a sum, a number, and the target: the product of the two is the mean rate.
+    def summed_estimate(self, target: Target | None, samples: bool) -> tuple[Tensor, float, Target] | None:
+        """Returns a sum, a number and the target. The product of the first two is a mean rate.
 
-        The mean is taken over samples and positions, and is laid out against the weight. None if
-        targets differ among what it is taken over. Arguments and errors are those of `estimate`.
+        It is the mean over the positions that share a parameter, laid out against the weight,
+        ``[B, ...]``. None if targets differ among what it is taken over. Errors are those of `estimate`.
+
+        Args:
+            target: of this call; None for the target of the cell.
+            samples: whether to take the mean over the samples as well, ``[...]``.
         """
         if self.slot.shared and self._is_empty_batch():
             return None
@@ -110,14 +114,17 @@ class Unit:
         target = self._target_for(total, target)
         if isinstance(target, Tensor):
             laid = view(target.expand(total.shape))
-            if any(laid.shape[dim] > 1 and laid.stride(dim) for dim in (0, -1)):
+            if any(laid.shape[dim] > 1 and laid.stride(dim) for dim in ((0, -1) if samples else (-1,))):
                 return None
-            target = laid[0, ..., 0]
+            target = laid[0, ..., 0] if samples else laid[..., 0]
         rows = view(total)
-        samples, positions = rows.shape[0], rows.shape[-1]
-        if samples > 1 and positions > 1:
-            rows = rows.sum(-1, keepdim=True)  # both at once take twice as long
-        return rows.sum((0, -1)), 1.0 / (self.rate.weight * samples * positions), target
+        number = self.rate.weight * rows.shape[-1]
+        if samples:
+            number *= rows.shape[0]
+            if rows.shape[0] > 1 and rows.shape[-1] > 1:
+                rows = rows.sum(-1, keepdim=True)  # both at once take twice as long
+            return rows.sum((0, -1)), 1.0 / number, target
+        return rows.sum(-1) if rows.shape[-1] > 1 else rows.squeeze(-1), 1.0 / number, target
 
     def _is_empty_batch(self) -> bool:
         """Whether the model ran, but on no samples."""

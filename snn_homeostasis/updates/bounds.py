@@ -8,15 +8,28 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from functools import partial
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor
 
 from ..errors import require
+from ..layers import is_distributed
 
-__all__ = ["Bounds", "ClampBounds", "PowerBounds", "SharpBounds", "UpdateBounds", "can_fail_alone"]
+__all__ = [
+    "Bounds",
+    "ClampBounds",
+    "Operation",
+    "PowerBounds",
+    "SharpBounds",
+    "UpdateBounds",
+    "can_fail_alone",
+]
+
+Operation = Callable[[], object]
 
 QUICK_POWERS = (0.5, 2.0, 3.0)  # `pow_` computes these much faster than others
 
@@ -52,10 +65,15 @@ class Bounds(ABC):
     min: float | None = None
     max: float | None = None
 
+    blockwise: ClassVar[bool] = True
+    """Whether an update takes block after block of rows, since the formula allocates as much as it takes."""
+
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        if "__call__" in vars(cls) and "change_" not in vars(cls):
-            cls.change_ = Bounds.change_  # type: ignore[method-assign]  # not that of another formula
+        if "__call__" in vars(cls) and "operations" not in vars(cls):
+            cls.operations = Bounds.operations  # type: ignore[method-assign]  # not of another formula
+            cls.outcome = Bounds.outcome  # type: ignore[method-assign]
+            cls.blockwise = True
 
     def __post_init__(self) -> None:
         limits = [limit for limit in (self.min, self.max) if limit is not None]
@@ -81,9 +99,13 @@ class Bounds(ABC):
     def __call__(self, param: Tensor, pos: Tensor, neg: Tensor, /) -> Tensor:
         """Returns the delta of ``param`` for the magnitudes ``pos`` and ``neg``."""
 
-    def change_(self, param: Tensor, pos: Tensor, neg: Tensor) -> None:
-        """Adds the delta to ``param`` by one operation in place."""
-        param.add_(self(param, pos, neg))
+    def outcome(self, param: Tensor, pos: Tensor, neg: Tensor) -> Tensor:
+        """Returns what is finite exactly if the delta and the parameter are."""
+        return self(torch.stack(param.aminmax()), pos.amax(), neg.amax())
+
+    def operations(self, param: Tensor, pos: Tensor, neg: Tensor) -> list[Operation]:
+        """Returns operations that add the delta in place; each of them changes ``param`` once."""
+        return [lambda: param.add_(self(param, pos, neg))]
 
 
 @dataclass(frozen=True)
@@ -133,11 +155,32 @@ class PowerBounds(Bounds):
 
     def __call__(self, param: Tensor, pos: Tensor, neg: Tensor, /) -> Tensor:
         upper, lower = self._powers
-        if self.max is not None:
-            pos = self._factor(self.max - param, upper).mul_(pos)
         if self.min is not None:
             neg = self._factor(param - self.min, lower).mul_(neg)
-        return pos - neg
+        if self.max is None:
+            return pos - neg
+        return self._factor(self.max - param, upper).mul_(pos).sub_(neg)
+
+    def operations(self, param: Tensor, pos: Tensor, neg: Tensor) -> list[Operation]:
+        return [partial(self._change_, param, pos, neg)]
+
+    def _change_(self, param: Tensor, pos: Tensor, neg: Tensor) -> None:
+        # inside the limits the linear formula is a step toward a centre: a third of the operations
+        if self._powers != (1.0, 1.0) or not self._contain(param):
+            param.add_(self(param, pos, neg))
+            return
+        assert self.min is not None
+        assert self.max is not None
+        pull = pos + neg
+        centre = (pos * self.max + neg * self.min).div_(pull).nan_to_num_(0.0)  # 0 / 0 where nothing pulls
+        param.addcmul_(centre - param, pull / (self.max - self.min) if self.scaled else pull)
+
+    def _contain(self, param: Tensor) -> bool:
+        """Whether a parameter is inside both limits; elsewhere than on a CPU this would have to wait."""
+        if self.min is None or self.max is None or param.device.type != "cpu" or is_distributed(param):
+            return False
+        low, high = param.aminmax()
+        return self.min <= low.item() and high.item() <= self.max
 
     @property
     def _powers(self) -> tuple[float, float]:
@@ -184,13 +227,19 @@ class ClampBounds(Bounds):
     tensor(0.2500)
     """
 
+    blockwise: ClassVar[bool] = False
+
     def __call__(self, param: Tensor, pos: Tensor, neg: Tensor, /) -> Tensor:
         return (param + (pos - neg)).clamp_(self.min, self.max).sub_(param)
 
-    def change_(self, param: Tensor, pos: Tensor, neg: Tensor) -> None:
+    def outcome(self, param: Tensor, pos: Tensor, neg: Tensor) -> Tensor:
+        low, high = param.aminmax()
+        return pos - neg + (low + high)
+
+    def operations(self, param: Tensor, pos: Tensor, neg: Tensor) -> list[Operation]:
         # a clamp, because p + (max - p) need not round to max
         low, high = _inside(self.min, param.dtype, math.inf), _inside(self.max, param.dtype, -math.inf)
-        param.copy_(torch.add(param, pos - neg).clamp_(low, high))
+        return [partial(param.add_, pos - neg), partial(param.clamp_, low, high)]
 
 
 def can_fail_alone(bounds: UpdateBounds | None) -> bool:

@@ -10,7 +10,7 @@ from torch import Tensor, split
 
 from ..errors import ArgumentError, HomeostasisError, require, warn
 from ..layers import ParameterReference, full, is_distributed, is_sharded, local, replicate_as
-from .bounds import Bounds, UpdateBounds
+from .bounds import Bounds, Operation, UpdateBounds
 from .slots import Contribution, Slot, broadcasts
 
 __all__ = ["Change", "apply_changes", "changes_of", "common_bounds"]
@@ -18,8 +18,6 @@ __all__ = ["Change", "apply_changes", "changes_of", "common_bounds"]
 HALVES = (torch.float16, torch.bfloat16)
 # entries of a block: on a CPU what stays in its cache, elsewhere what fills the device
 ON_CPU, ELSEWHERE = 2**17, 2**24
-
-Operation = Callable[[], object]
 
 
 class Change:
@@ -169,10 +167,11 @@ def _operations(
         delta = _delta(slot, bounds, value, pos, neg)
         return delta, [partial(value.add_, delta)]
     if slot.sharded:
-        return bounds(value, pos, neg), [partial(bounds.change_, value, pos, neg)]
-    ends = torch.stack(value.aminmax())
-    outcome = bounds(ends, pos.amax(), neg.amax())  # a bound is largest at an end
-    return outcome, [partial(bounds.change_, *block) for block in _blocks(value, pos, neg)]
+        return bounds(value, pos, neg), bounds.operations(value, pos, neg)
+    blocks = _blocks(value, pos, neg) if bounds.blockwise else [(value, pos, neg)]
+    return bounds.outcome(value, pos, neg), [
+        operation for block in blocks for operation in bounds.operations(*block)
+    ]
 
 
 def _replacement(
@@ -198,7 +197,8 @@ def _replacement(
     if value.dtype in HALVES:
         if isinstance(bounds, Bounds):  # rounding may lead past a limit
             zero = replicate_as(torch.zeros((), device=value.device), value)
-            bounds.change_(rounded, zero, zero)
+            for operation in bounds.operations(rounded, zero, zero):
+                operation()
         residue = exact.sub_(rounded)
     return Change(slots, leaf, local(rounded), [partial(slot.reference.write, rounded)], residue, is_stuck)
 
@@ -246,9 +246,9 @@ def _require_same_sharding(slots: Iterable[Slot], now: bool) -> None:
 
 def _blocks(value: Tensor, pos: Tensor, neg: Tensor) -> Iterable[tuple[Tensor, ...]]:
     """Cuts a value into blocks of rows, each with the parts that belong to it."""
-    if value.ndim == 0:
-        return [(value, pos, neg)]
     size = ON_CPU if value.device.type == "cpu" else ELSEWHERE
+    if value.numel() <= size:
+        return [(value, pos, neg)]
     rows = max(1, size * len(value) // value.numel())
     return zip(*(_rows_of(part, value, rows) for part in (value, pos, neg)), strict=True)
 

@@ -112,34 +112,34 @@ class Slot(TensorState):
     def neg(self, neg: Tensor | None) -> None:
         self._replace_last(neg=neg)
 
-    def add(
-        self, pos: Tensor | None, neg: Tensor | None, samples: int | None = None, summed: bool = False
-    ) -> None:
+    def add(self, pos: Tensor | None, neg: Tensor | None) -> None:
         """Adds two parts that broadcast with the parameter; the sign of ``neg`` does not matter.
 
         Args:
             pos: raises the parameter; None for nothing.
             neg: lowers it; None for nothing.
-            samples: how many samples they are reduced over, by default all that the cell observes.
-            summed: whether they are sums over the samples.
 
         Raises:
             ArgumentError: if a part does not broadcast.
         """
-        if pos is None and neg is None:
-            return
+        if pos is not None or neg is not None:
+            self.contributions.append(self.checked(pos, neg, self.samples()))
+
+    def checked(
+        self, pos: Tensor | None, neg: Tensor | None, samples: int, summed: bool = False
+    ) -> Contribution:
+        """Checks two parts, and copies them to where they can wait; arguments and errors as in `add`.
+
+        Args:
+            pos: raises the parameter.
+            neg: lowers it.
+            samples: how many samples they are reduced over.
+            summed: whether they are sums over the samples.
+        """
         param = self.reference.tensor
         exact = torch.promote_types(param.dtype, torch.float32)
         up, down = (self._fitted(*part, param, exact) for part in ((pos, "pos"), (neg, "neg")))
-        count = self.samples() if samples is None else samples
-        self.contributions.append(Contribution(up, down.abs(), count, summed))
-
-    def take(self, contribution: Contribution) -> None:
-        """Adds what a rule of this package has made: the signed ones are new, and fit."""
-        if contribution.neg is None:
-            self.contributions.append(contribution)
-        else:
-            self.add(*contribution)
+        return Contribution(up.clone(), down.abs(), samples, summed)
 
     def empty(self) -> None:
         """Drops what waits; the residue of half precision stays."""
@@ -177,7 +177,7 @@ class Slot(TensorState):
             "Bring it there with `connection.like_bias`, or reduce B and L first.",
             show=f"shape {list(part.shape)}",
         )
-        return part.detach().to(param.device, exact, copy=True)
+        return part.detach().to(param.device, exact)
 
     def extra_repr(self) -> str:
         return f"{self.reference}, bounds={self._bounds}, pending={self.pending}"
