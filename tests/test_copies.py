@@ -3,6 +3,7 @@
 import copy
 import functools
 import io
+import math
 
 import pytest
 import torch
@@ -206,7 +207,8 @@ def test_a_loaded_estimate_of_another_batch_is_carried_over(rate):
     state = loaded[1].units["1"].rate
     assert state.rate.shape == (1, 8)
     fired = loaded[1].cells["1"].neuron.spike.float()[0]
-    weight = 1 / 4 if rate is CumulativeRate else (1 - state.decay) / (1 - state.decay**4)
+    decay = math.exp(-1 / 20)
+    weight = 1 / 4 if rate is CumulativeRate else (1 - decay) / (1 - decay**4)
     torch.testing.assert_close(state.rate[0], before + weight * (fired - before))
 
 

@@ -121,8 +121,9 @@ class Several(Processes):
     def confirm(self, units: Sequence[Unit]) -> None:
         slots = [slot for unit in units for slot in unit.slots.values()]
         with self._emptied_on_error([unit for unit in units if unit.active]):
-            # otherwise all processes compute the same, and fail or succeed together
-            if any(slot.sharded or can_fail_alone(slot.bounds) for slot in slots):
+            # bounds look at the own piece of a sharded parameter, or are code of the user; in all other
+            # cases the processes compute the same, and fail or succeed together
+            if any(can_fail_alone(slot.bounds) or (slot.sharded and slot.bounds) for slot in slots):
                 device = slots[0].reference.tensor.device
                 failed = torch.tensor([self.failure is not None], dtype=torch.int32, device=device)
                 self._all_reduce(failed, dist.ReduceOp.MAX)

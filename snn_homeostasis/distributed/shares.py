@@ -96,7 +96,9 @@ class SlotShare:
     def take(self, total: Tensor) -> None:
         samples, sums = total[: len(self.parts)], total[len(self.parts) :].reshape(self.parts.shape)
         means = sums / self._column(samples.masked_fill(self._summed(samples), 1.0))
-        pos, neg = means.sum(0).to(self.parts.device, self.parts.dtype)
+        # the same dtype in all processes, also where one has only the blank parts of an empty batch
+        exact = torch.promote_types(self.slot.reference.leaf.dtype, torch.float32)
+        pos, neg = means.sum(0).to(self.parts.device, exact)
         self.slot.contributions[:] = [Contribution(pos, neg, round(samples.max().item()))]
 
     def _summed(self, like: Tensor) -> Tensor:
