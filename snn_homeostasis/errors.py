@@ -1,7 +1,5 @@
 """Named errors in one mould (what should be, what was found, what to do), and the checks that raise them."""
 
-from __future__ import annotations
-
 import sys
 import warnings
 from pathlib import Path
@@ -70,18 +68,15 @@ class HomeostasisWarning(UserWarning):
 def require(
     condition: bool, name: str, expected: str, found: object, remedy: str, *, show: str | None = None
 ) -> None:
-    """Raise `ArgumentError` in the common mould unless ``condition`` holds.
+    """Raises ArgumentError unless a condition holds: "`name` should expected. Found found. remedy".
 
     Args:
         condition: what has to be true.
-        name: the argument's name.
-        expected: what it should be, read after "`name` should".
+        name: the name of the argument.
+        expected: what it should be.
         found: its value.
         remedy: a sentence that says what to do.
         show: what to print in place of ``name = found``.
-
-    Raises:
-        ArgumentError: if ``condition`` is false.
     """
     if not condition:
         seen = show if show is not None else f"`{name} = {found!r}`"
@@ -89,7 +84,7 @@ def require(
 
 
 def warn(message: str) -> None:
-    """Warn with a `HomeostasisWarning` that points at the user's line, however deep it arose."""
+    """Warns with a HomeostasisWarning that points at the line of the user."""
     package, level = str(Path(__file__).parent), 2
     frame = sys._getframe(1)
     while frame.f_back is not None and frame.f_code.co_filename.startswith(package):

@@ -1,10 +1,8 @@
 """Calls that follow something: a step after an optimizer's step, a release after an owner's end."""
 
-from __future__ import annotations
-
 import weakref
 from collections.abc import Callable
-from typing import Any, Protocol, TypeAlias
+from typing import Any, TypeAlias
 
 from torch import Tensor
 from torch.optim import Optimizer
@@ -14,12 +12,6 @@ __all__ = ["Release", "step_after", "when_collected"]
 Release: TypeAlias = "weakref.finalize[Any, Any]"
 
 
-class Steps(Protocol):
-    """What can be stepped."""
-
-    def step(self) -> None: ...
-
-
 def when_collected(owner: object, call: Callable[..., object], *args: Any) -> Release:
     """Calls something once: when ``owner`` is gone, or earlier by hand."""
     release = weakref.finalize(owner, call, *args)
@@ -27,7 +19,7 @@ def when_collected(owner: object, call: Callable[..., object], *args: Any) -> Re
     return release
 
 
-def step_after(optimizer: Optimizer, follower: Steps) -> Release:
+def step_after(optimizer: Optimizer, follower: Any) -> Release:
     """Steps ``follower`` after each step of an optimizer, as long as it lives."""
     this = weakref.ref(follower)  # the optimizer must not keep the follower alive
 

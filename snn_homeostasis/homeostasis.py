@@ -1,25 +1,23 @@
 """The face that every rule inherits: cells, attach, step, update, rates, remove, state."""
 
-from __future__ import annotations
-
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import wraps
 from types import MappingProxyType
-from typing import Any, ClassVar, ParamSpec, Self, TypeVar
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 
 from .cells import (
     Cell,
-    CellState,
     Settings,
     Target,
     Unit,
     check_target,
     key_of,
+    owner_of,
+    require_finite_rates,
+    require_finite_updates,
     require_new,
     require_no_waiting_graph,
     select,
@@ -29,43 +27,22 @@ from .discovery import Choice, build_cells, find_cells, warn_about
 from .distributed import AUTO, Group, Processes, ProcessGroups
 from .errors import NonFiniteError, NoSpikesError, WaitingGraphError
 from .following import Release, step_after, when_collected
+from .rule import Rule
 from .state import NoCopy
-from .updates import Change, Contribution, Slot, Waiting, apply_changes, changes_of, require_finite
+from .updates import Change, Slot, Waiting, apply_changes, changes_of, without_gradients
 
 __all__ = ["Homeostasis"]
 
-SUMS = (torch.sum, Tensor.sum)
-POOLABLE = (torch.mean, Tensor.mean, *SUMS)
-Arguments = ParamSpec("Arguments")
-Result = TypeVar("Result")
 
-
-def _without_gradients(method: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
-    """Decorates like `torch.no_grad`, but enters no context where gradients are off already.
-
-    To enter it takes as long as an operation on a small tensor.
-    """
-
-    @wraps(method)
-    def call(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
-        if not torch.is_grad_enabled():
-            return method(*args, **kwargs)
-        with torch.no_grad():
-            return method(*args, **kwargs)
-
-    return call
-
-
-class Homeostasis(NoCopy, nn.Module, ABC):
+class Homeostasis(Rule, NoCopy, nn.Module):
     """Base of the rules, and the object that users hold.
 
     A forward hook on each neuron hands its spikes to the rate estimator of its cell. The rule
-    compares rate and target, and adds what it wants to an updater slot; it sees the layer only as a
-    receptive view. `update` sends each slot through its bounds and adds the result to the
-    parameter, in place. The model keeps its class, its ``state_dict`` and its Parameters, and
-    `remove` leaves no trace.
+    compares rate and target and adds to an updater slot; it sees the layer only as a receptive view.
+    `update` sends each slot through its bounds and changes the parameter in place. The model keeps
+    its class, its ``state_dict`` and its Parameters, and `remove` leaves no trace.
 
-    A new rule defines `drive`. A rule that needs more than one number per neuron overrides `parts`.
+    A new rule defines `drive`; see `Rule`.
 
     Several processes that train one model count as one with all their samples: each `update` sums
     what they have, in one all-reduce. So every process calls it equally often, if only with an empty
@@ -76,11 +53,6 @@ class Homeostasis(NoCopy, nn.Module, ABC):
         process_group: of the processes that share the batch: ``"auto"`` for the group of the
             DistributedDataParallel or `fully_shard` around the model, None for this process alone,
             or a group, for models that the user keeps equal.
-
-    Attributes:
-        linear: whether the drive of a mean rate is the mean of the drives. A step then takes the
-            mean over the batch first, unless bounds need the two parts. A class that overrides
-            `parts` is not linear unless it says so.
 
     >>> import snntorch as snn, torch
     >>> class SignHomeostasis(Homeostasis):
@@ -94,8 +66,6 @@ class Homeostasis(NoCopy, nn.Module, ABC):
     True
     """
 
-    linear: ClassVar[bool] = False
-
     def __init__(self, defaults: Settings, process_group: Group = AUTO) -> None:
         super().__init__()
         self.defaults = defaults
@@ -105,46 +75,6 @@ class Homeostasis(NoCopy, nn.Module, ABC):
         self._following: list[Release] = []
         self._groups = ProcessGroups(process_group)
         self._updates_next = False  # whether `forward` is a part of `step`
-
-    def __init_subclass__(cls, **kwargs: Any) -> None:
-        super().__init_subclass__(**kwargs)
-        if "parts" in vars(cls) and "linear" not in vars(cls):
-            cls.linear = False
-
-    @abstractmethod
-    def drive(self, rate: Any, target: Any) -> Any:
-        """The rule: returns how much each neuron wants its parameter to rise, elementwise and signed.
-
-        Args:
-            rate: spikes per step, ``[B, *N]``. A linear rule may also be asked for the drive at the
-                numbers 0.0 and 1.0, so its formula should take them.
-            target: a number, or a tensor that broadcasts with the rate.
-
-        Returns:
-            The shape of the rate, in units of the plasticity.
-        """
-
-    def parts(self, cell: Cell, state: CellState, rate: Tensor, target: Target) -> tuple[Tensor, Tensor]:
-        """Returns the positive and the negative part of an update.
-
-        The drive, times the plasticity, is averaged over the positions that share a parameter, split
-        by its sign, and each part is reduced over the batch.
-
-        Args:
-            cell: gives the receptive view.
-            state: the settings of the cell.
-            rate: ``[B, *N]``, spikes per step.
-            target: a number, or a tensor that broadcasts with the rate.
-
-        Returns:
-            ``(pos, neg)``, each broadcasts with the parameter; ``neg`` as a clamp gives it.
-        """
-        rows = cell.connection.postsyn_receptive(self.drive(rate, target))
-        term = (rows.squeeze(-1) if rows.shape[-1] == 1 else rows.mean(-1)) * state.strength
-        pos = state.batch_reduction(term.clamp_min(0.0), 0)
-        neg = state.batch_reduction(term.clamp_max(0.0), 0)
-        shaped_for = cell.connection.shaped_for
-        return shaped_for(state.param, pos), shaped_for(state.param, neg)
 
     @property
     def units(self) -> Mapping[str, Unit]:
@@ -157,15 +87,12 @@ class Homeostasis(NoCopy, nn.Module, ABC):
         return MappingProxyType({name: unit.cell for name, unit in self._units.items()})
 
     def register_cell(self, name: str, cell: Cell, **overrides: Any) -> Unit:
-        """Adds one cell.
+        """Adds one cell, and returns its unit: ``unit.cell``, ``unit.state``, ``unit.rate``.
 
         Args:
             name: identifies it in `rates`, `cells` and errors.
             cell: the cell.
             **overrides: any argument of the constructor, for this cell alone.
-
-        Returns:
-            The unit: ``unit.cell``, ``unit.state``, ``unit.rate``.
 
         Raises:
             ArgumentError: if the name, or the cell with this param, is registered already;
@@ -197,8 +124,8 @@ class Homeostasis(NoCopy, nn.Module, ABC):
         """Finds the cells of a model and registers them all.
 
         Each layer that drives a neuron is a cell of its own. A parameter that drives several neurons
-        has one slot, in which their parts are summed. Where a neuron fires less when its layer puts
-        out more, the sign of the plasticity is reversed. A warning says each of these.
+        moves by the sum of what they ask for. Where a neuron fires less when its layer puts out more,
+        the sign of the plasticity is reversed. A warning says each of these.
 
         Args:
             model: any model with an ``example``; without, an `nn.Sequential`, nested or not.
@@ -210,9 +137,6 @@ class Homeostasis(NoCopy, nn.Module, ABC):
                 around them, or types of layers.
             exclude: leave out the cells of these.
             **overrides: any argument of the constructor, for these cells.
-
-        Returns:
-            This object.
 
         Raises:
             UnpairedNeuronError: naming every neuron whose layer cannot be known.
@@ -238,7 +162,7 @@ class Homeostasis(NoCopy, nn.Module, ABC):
             raise
         return self
 
-    @_without_gradients
+    @without_gradients
     def forward(self, target: Target | None = None, cells: Iterable[str] | None = None) -> None:
         """Applies the rule: adds to the slots of the cells, and changes no parameter.
 
@@ -251,32 +175,33 @@ class Homeostasis(NoCopy, nn.Module, ABC):
         Raises:
             NoSpikesError: if a cell was never observed.
             ArgumentError: for a target that cannot work, or an unknown name.
-            NonFiniteError: if a rate or a membrane is not finite. Nothing is added then.
-                With several processes this and NoSpikesError wait for `update`, where all
-                processes raise.
+            NonFiniteError: if a rate or a membrane is not finite. Nothing is added then. In several
+                processes this and NoSpikesError wait for `update`, where all raise.
         """
         if target is not None:
             check_target(target)
         units = [unit for unit in select(self._units, cells) if unit.active]
         processes = self._processes
         with processes.deferring(NoSpikesError, NonFiniteError):
-            contributions = self._contributions(units, target)
-            if not self._updates_next or processes.group is not None:  # otherwise `update` looks
-                _require_finite_rates(contributions)
+            bounded = [id(slot.reference.leaf) for slot in self._slots() if slot.bounds is not None]
+            contributions = [
+                self.contribution(unit, target, signed=self._updates_next and not _is_among(bounded, unit))
+                for unit in units
+            ]
             before = None if self._updates_next else Waiting(self._slots())  # `step` has its own
             try:
-                for unit, each in contributions:
+                for unit, each in zip(units, contributions, strict=True):
                     unit.slot.contributions.append(each)
+                if not self._updates_next or processes.group is not None:  # otherwise `update` looks
+                    require_finite_rates(units)
             except BaseException:
                 if before is not None:
                     before.put_back()
                 raise
 
-    @_without_gradients
+    @without_gradients
     def update(self) -> None:
-        """Applies every slot to its parameter through its bounds, once, and empties it.
-
-        Slots of frozen cells stay unchanged.
+        """Applies every slot of active cells to its parameter through its bounds, once, and empties it.
 
         Raises:
             NonFiniteError: if a change is not finite.
@@ -296,13 +221,13 @@ class Homeostasis(NoCopy, nn.Module, ABC):
         changes: list[Change] = []
         with processes.deferring(Exception):
             changes = changes_of(slot for unit in active for slot in unit.slots.values())
-            _require_finite_updates(waiting, changes)
+            require_finite_updates(waiting, changes)
         processes.confirm(units)
-        apply_changes(changes, lambda slot: f"cell {_owner_of(slot, waiting).name!r}")
+        apply_changes(changes, lambda slot: f"cell {owner_of(slot, waiting).name!r}")
         for unit in waiting:
             unit.hook.forget()
 
-    @_without_gradients
+    @without_gradients
     def step(self, target: Target | None = None, cells: Iterable[str] | None = None) -> None:
         """`forward`, then `update`: call it after ``optimizer.step()``.
 
@@ -344,10 +269,9 @@ class Homeostasis(NoCopy, nn.Module, ABC):
         return self
 
     def rates(self) -> dict[str, Tensor]:
-        """Returns the current rate of every cell, mean over the batch: name → ``[*N]``.
+        """Returns the rate of every cell, mean over the batch: name → ``[*N]``, in spikes per step.
 
-        With several processes: of all their samples, as of the last `update`, so that a single
-        process may ask.
+        With several processes it is the rate of all their samples as of the last `update`.
 
         Raises:
             NoSpikesError: if a cell was never observed.
@@ -389,72 +313,7 @@ class Homeostasis(NoCopy, nn.Module, ABC):
     def _slots(self) -> list[Slot]:
         return [slot for unit in self._units.values() for slot in unit.slots.values()]
 
-    def _contributions(self, units: list[Unit], target: Target | None) -> list[tuple[Unit, Contribution]]:
-        bounded = [id(slot.reference.leaf) for slot in self._slots() if slot.bounds is not None]
-        found = []
-        for unit in units:
-            # Without bounds only the difference of the two parts matters, and a linear rule gives it
-            # from the mean over the samples: at a batch of 128 a tenth of the work.
-            pools = (
-                self._updates_next
-                and unit.state.batch_reduction in POOLABLE
-                and not (bounded and id(unit.slot.reference.leaf) in bounded)
-            )
-            found.append((unit, self._contribution(unit, target, pools)))
-        return found
 
-    def _contribution(self, unit: Unit, target: Target | None, pools: bool) -> Contribution:
-        """Applies the rule to one cell.
-
-        Args:
-            unit: the cell.
-            target: of this call, or None.
-            pools: whether a signed part is enough, of the mean over the samples.
-        """
-        state, samples = unit.state, unit.hook.samples
-        summed = state.batch_reduction in SUMS
-        sums = unit.summed_estimate(target, samples=pools) if self.linear else None
-        if sums is None:
-            parts = self.parts(unit.cell, state, *unit.estimate(target))
-            return unit.slot.checked(*parts, samples, summed)
-        term = self._linear_term(state.strength * samples if pools and summed else state.strength, *sums)
-        shaped_for = unit.connection.shaped_for
-        if pools:
-            return Contribution(shaped_for(state.param, term), None, samples, summed)
-        pos, neg = (state.batch_reduction(part, 0) for part in (term.clamp_min(0.0), term.clamp_max(0.0)))
-        return Contribution(shaped_for(state.param, pos), shaped_for(state.param, neg).abs(), samples, summed)
-
-    def _linear_term(self, strength: float, total: Tensor, scale: float, target: Target) -> Tensor:
-        """Applies a linear rule to the rate ``total * scale``, by its values at the rates 0 and 1."""
-        offset = self.drive(0.0, target) * strength
-        slope = self.drive(1.0, target) * strength * scale - offset * scale
-        if isinstance(target, Tensor):
-            return torch.addcmul(offset, total, slope)
-        return torch.rsub(total, offset, alpha=-slope)  # offset + slope * total, in one operation
-
-
-def _require_finite_rates(contributions: Sequence[tuple[Unit, Contribution]]) -> None:
-    entries = [
-        (f"{unit.name!r} ({what})", tensor)
-        for unit, each in contributions
-        for what, tensor in (("rate", each.pos), ("rate", each.neg), ("membrane", unit.hook.membrane))
-        if tensor is not None
-    ]
-    require_finite([tensor for _, tensor in entries], lambda: [phrase for phrase, _ in entries])
-
-
-def _require_finite_updates(units: Sequence[Unit], changes: Sequence[Change]) -> None:
-    watched = [(unit, unit.hook.membrane) for unit in units]
-    membranes = [(unit, membrane) for unit, membrane in watched if membrane is not None]
-
-    def describe() -> Iterator[str]:
-        for change in changes:
-            yield f"{_owner_of(change.slots[0], units).name!r} (update)"
-        for unit, _ in membranes:
-            yield f"{unit.name!r} (membrane)"
-
-    require_finite([*(change.outcome for change in changes), *(each for _, each in membranes)], describe)
-
-
-def _owner_of(slot: Slot, units: Iterable[Unit]) -> Unit:
-    return next(unit for unit in units if slot in unit.slots.values())
+def _is_among(bounded: Sequence[int], unit: Unit) -> bool:
+    """Whether something bounds the parameter of a unit, if only through a layer that shares it."""
+    return bool(bounded) and id(unit.slot.reference.leaf) in bounded

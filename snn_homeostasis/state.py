@@ -1,7 +1,5 @@
 """State that comes and goes with use: saved where present, never in less than its precision."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any, NoReturn, Self
 
@@ -34,17 +32,12 @@ class TensorState(nn.Module):
 
     Buffers do not serve here for three reasons. A rate has no shape before the first spike, and
     another one after a change of batch; these attributes load whatever shape the checkpoint has.
-    `half()` converts buffers, and a rate in half precision stops moving; these attributes change
-    their device and keep their dtype. DistributedDataParallel overwrites buffers with the values of
-    process 0.
-
-    Attributes:
-        state: names of the attributes that hold a tensor or None.
-        counters: names of the attributes that hold an integer.
+    `half()` converts buffers, and a rate in half precision stops moving; these attributes keep their
+    dtype. DistributedDataParallel overwrites buffers with the values of process 0.
     """
 
-    state: tuple[str, ...] = ()
-    counters: tuple[str, ...] = ()
+    state: tuple[str, ...] = ()  # attributes that hold a tensor or None
+    counters: tuple[str, ...] = ()  # attributes that hold an integer
 
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
         for name in self.state:

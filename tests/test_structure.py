@@ -1,6 +1,7 @@
-"""The folder reads in one direction."""
+"""The house: imports run one way, each wing has one door, files are short."""
 
 import ast
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -8,71 +9,67 @@ import pytest
 import snn_homeostasis
 
 PACKAGE = Path(snn_homeostasis.__file__).parent
-ORDER = [
-    ["errors"],
-    ["following", "passes", "sharded", "shortcuts", "state"],
-    ["checks", "graphs"],
-    ["bounds", "estimator", "neurons", "parameters", "interpolation", "kernels"],
-    ["connections", "joint", "rates", "delayed_layer"],
-    ["inner", "settings", "delays", "wrappers"],
-    ["delay_connections", "ledger", "taps"],
-    ["slots"],
-    ["changes"],
-    ["updates"],
-    ["cells"],
-    ["units", "discovery/isolation", "discovery/links", "discovery/marks"],
-    ["discovery/alignment", "discovery/chains", "discovery/obstacles"],
-    ["discovery/watching"],
-    ["discovery/tracing"],
-    ["discovery/finding"],
-    ["discovery/building"],
-    ["contributions", "discovery", "registry"],
-    ["distributed"],
-    ["rows", "teams"],
-    ["sweep"],
-    ["homeostasis"],
-    ["rules"],
-    ["__init__"],
+FLOORS = [
+    {"errors"},
+    {"following", "layers", "state"},
+    {"delays", "observe", "updates"},
+    {"cells"},
+    {"discovery", "distributed", "rule"},
+    {"homeostasis"},
+    {"rules"},
+    {"__init__"},
 ]
-LEVEL = {name: level for level, names in enumerate(ORDER) for name in names}
-FILES = {
-    str(path.relative_to(PACKAGE).with_suffix("")).removesuffix("/__init__"): path
-    for path in PACKAGE.rglob("*.py")
-}
-MODULES = sorted(FILES)
+FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
+FILES = sorted(PACKAGE.rglob("*.py"))
 
 
-def imports_of(module: str) -> tuple[set[str], set[str]]:
-    """The modules of the package, and the outer packages, that a module imports."""
-    tree = ast.parse(FILES[module].read_text())
-    inner, outer = set(), set()
-    for node in ast.walk(tree):
-        if isinstance(node, ast.ImportFrom) and node.level:
-            folder = FILES[module].parents[node.level - 1].relative_to(PACKAGE)
-            inner.add(str(folder / node.module.replace(".", "/")))
-        elif isinstance(node, ast.ImportFrom):
-            outer.add(node.module.split(".")[0])
-        elif isinstance(node, ast.Import):
-            outer |= {alias.name.split(".")[0] for alias in node.names}
-    return inner, outer
+def room_of(path: Path) -> str:
+    """The wing of a file, or the file itself at the top of the package."""
+    return path.relative_to(PACKAGE).with_suffix("").parts[0]
 
 
-def test_every_module_has_its_place():
-    assert sorted(LEVEL) == MODULES
+def imports_of(path: Path) -> list[ast.ImportFrom]:
+    return [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.ImportFrom)]
 
 
-@pytest.mark.parametrize("module", MODULES)
-def test_imports_run_one_way(module):
-    inner, _ = imports_of(module)
-    assert {name for name in inner if LEVEL[name] >= LEVEL[module]} == set()
+def inner_imports(path: Path) -> list[Path]:
+    """The modules of the package that a file imports, as paths without a suffix."""
+    return [
+        path.parents[node.level - 1].joinpath(*(node.module or "").split("."))
+        for node in imports_of(path)
+        if node.level
+    ]
 
 
-def test_only_three_modules_know_snntorch():
-    assert {module for module in MODULES if "snntorch" in imports_of(module)[1]} == {
-        "connections",
-        "inner",
-        "neurons",
-    }
+def test_each_room_has_a_floor():
+    assert {room_of(path) for path in FILES} == set(FLOOR_OF)
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_imports_run_one_way_and_through_doors(path):
+    for module in inner_imports(path):
+        room = room_of(module)
+        if room == room_of(path):
+            continue
+        assert FLOOR_OF[room] < FLOOR_OF[room_of(path)], f"{path} imports upwards from {room}"
+        assert module.parent == PACKAGE, f"{path} enters {room} by {module.name}, not by its door"
+
+
+def test_no_files_import_each_other_in_a_circle():
+    graph = {path.with_suffix(""): inner_imports(path) for path in FILES}
+    list(TopologicalSorter(graph).static_order())
+
+
+def test_the_top_is_small_and_files_are_short():
+    assert len(list(PACKAGE.glob("*.py"))) <= 6
+    assert {path.name: n for path in FILES if (n := len(path.read_text().splitlines())) > 320} == {}
+
+
+def test_only_three_files_know_snntorch():
+    outer = {path: {node.module.split(".")[0] for node in imports_of(path) if not node.level} for path in FILES}
+    direct = {path for path in FILES if "import snntorch" in path.read_text().split('"""')[2]}
+    knowing = {path for path in FILES if "snntorch" in outer[path]} | direct
+    assert {path.stem for path in knowing} == {"connections", "inner", "neurons"}
 
 
 def test_everything_public_is_exported_and_documented():

@@ -1,7 +1,5 @@
 """A cell: one postsynaptic population and the parameters that drive it."""
 
-from __future__ import annotations
-
 import weakref
 from collections.abc import Callable
 from typing import Any

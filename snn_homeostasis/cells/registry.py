@@ -1,7 +1,5 @@
 """What holds among the registered cells of one homeostasis: their names, and what they share."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping
 
 from torch import nn
@@ -20,11 +18,7 @@ def key_of(name: str) -> str:
 
 
 def select(units: Mapping[str, Unit], cells: Iterable[str] | None) -> list[Unit]:
-    """Returns the units of some names, or all.
-
-    Raises:
-        ArgumentError: for an unknown name.
-    """
+    """Returns the units of some names, or all; raises ArgumentError for an unknown name."""
     if cells is None:
         return list(units.values())
     names = [cells] if isinstance(cells, str) else list(cells)
@@ -35,11 +29,7 @@ def select(units: Mapping[str, Unit], cells: Iterable[str] | None) -> list[Unit]
 
 
 def require_new(units: Mapping[str, Unit], name: str, cell: Cell, param: str) -> None:
-    """Checks that a cell can be registered.
-
-    Raises:
-        ArgumentError: if its name, or the cell with this param, is there already.
-    """
+    """Raises ArgumentError if the name of a cell, or the cell with this param, is there already."""
     taken = set(map(key_of, units))
     require(
         bool(name) and key_of(name) not in taken and not hasattr(nn.ModuleDict, key_of(name)),
@@ -63,11 +53,7 @@ def require_new(units: Mapping[str, Unit], name: str, cell: Cell, param: str) ->
 
 
 def set_bounds(units: Iterable[Unit], new: Unit, bounds: UpdateBounds | None) -> None:
-    """Gives the slot of a new unit its bounds; None leaves it unchanged.
-
-    Raises:
-        ArgumentError: if a layer with the same parameter has others.
-    """
+    """Gives the slot of a new unit its bounds, unless a layer with the same parameter has others."""
     leaf = new.slot.reference.leaf
     slots = [slot for unit in (*units, new) for slot in unit.slots.values()]
     tied = [slot.bounds for slot in slots if slot.reference.leaf is leaf]

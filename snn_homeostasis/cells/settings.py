@@ -1,12 +1,10 @@
 """The settings of a rule: checked once, then trusted."""
 
-from __future__ import annotations
-
 import dataclasses
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -45,35 +43,18 @@ class Settings:
         if self.target is not None:
             check_target(self.target)
         param = self.param.lower() if isinstance(self.param, str) else self.param
-        require(
-            param in PARAMS,
-            "param",
-            f"be one of {', '.join(map(repr, PARAMS))}",
-            self.param,
-            "Name the parameter that the rule should change.",
-        )
+        names, remedy = ", ".join(map(repr, PARAMS)), "Name the parameter that the rule should change."
+        require(param in PARAMS, "param", f"be one of {names}", self.param, remedy)
         object.__setattr__(self, "param", param)
-        require(
-            self.batch_reduction is None or callable(self.batch_reduction),
-            "batch_reduction",
-            "be a function (tensor, dim) -> tensor",
-            self.batch_reduction,
-            "Take `torch.mean`.",
-        )
-        require(
-            callable(self.rate) and not isinstance(self.rate, RateEstimator),
-            "rate",
-            "be a factory, called once per cell",
-            self.rate,
-            "Pass the class, or `functools.partial(ExponentialRate, tau=200)`.",
-        )
+        reduction, expected = self.batch_reduction, "be a function (tensor, dim) -> tensor"
+        callable_ = reduction is None or callable(reduction)
+        require(callable_, "batch_reduction", expected, reduction, "Take `torch.mean`.")
+        is_factory = callable(self.rate) and not isinstance(self.rate, RateEstimator)
+        remedy = "Pass the class, or `functools.partial(ExponentialRate, tau=200)`."
+        require(is_factory, "rate", "be a factory, called once per cell", self.rate, remedy)
 
-    def override(self, overrides: dict[str, Any]) -> Settings:
-        """These settings with some replaced.
-
-        Raises:
-            ArgumentError: for an unknown name or a value that cannot work.
-        """
+    def override(self, overrides: dict[str, Any]) -> Self:
+        """Replaces some settings; raises ArgumentError for an unknown name or a value that cannot work."""
         names = [field.name for field in dataclasses.fields(self)]
         for name in overrides:
             require(name in names, "overrides", f"be among {', '.join(names)}", name, "Check the spelling.")

@@ -1,7 +1,5 @@
 """Targets: a rate in spikes per step, one for all or one per neuron or sample."""
 
-from __future__ import annotations
-
 import math
 
 from torch import Tensor

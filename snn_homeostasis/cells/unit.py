@@ -1,36 +1,25 @@
 """A registered cell, with all that a rule keeps for it."""
 
-from __future__ import annotations
-
-from collections.abc import Iterable
-
 import torch
 from torch import Tensor, nn
 
-from ..errors import ArgumentError, NoSpikesError, WaitingGraphError, warn
+from ..errors import ArgumentError, NoSpikesError, warn
 from ..observe import RateEstimator
-from ..updates import Slot, is_needed_by
+from ..updates import Slot
 from .cell import Cell
 from .settings import CellState, Settings
 from .targets import Target, fit_target
 
-__all__ = ["Unit", "require_no_waiting_graph"]
+__all__ = ["Unit"]
 
 
 class Unit:
     """A registered cell, its settings, its estimator and its slots.
 
     Attributes:
-        name: as registered.
-        cell: the `Cell`.
         state: plasticity, target, param, batch_reduction; each may change at any time.
         rate: the estimator of this cell alone.
         slots: the updater slots of the cell, by kind.
-        hook: on the neuron.
-        connection: the receptive view of the layer.
-
-    Raises:
-        ArgumentError: if the layer lacks the param.
     """
 
     def __init__(self, name: str, cell: Cell, settings: Settings) -> None:
@@ -83,10 +72,7 @@ class Unit:
         self.cell.switch(self.rate, is_on=self.rate.training and not self._pauses)
 
     def estimate(self, target: Target | None) -> tuple[Tensor, Target]:
-        """Returns the rate ``[B, *N]`` and its target.
-
-        Args:
-            target: of this call; None for the target of the cell.
+        """Returns the rate ``[B, *N]`` and its target: that of this call, or else that of the cell.
 
         Raises:
             NoSpikesError: if there is no estimate, with the reason.
@@ -99,14 +85,10 @@ class Unit:
         return self.rate.rate, self._target_for(total, target)
 
     def summed_estimate(self, target: Target | None, samples: bool) -> tuple[Tensor, float, Target] | None:
-        """Returns a sum, a number and the target. The product of the first two is a mean rate.
+        """Returns a sum and a number, whose product is a mean rate, and the target as in `estimate`.
 
-        It is the mean over the positions that share a parameter, laid out against the weight,
-        ``[B, ...]``. None if targets differ among what it is taken over. Errors are those of `estimate`.
-
-        Args:
-            target: of this call; None for the target of the cell.
-            samples: whether to take the mean over the samples as well, ``[...]``.
+        The mean is taken over the positions that share a parameter, ``[B, ...]`` against the weight,
+        and over the samples if these are wanted, ``[...]``. None if targets differ among them.
         """
         if self.slot.shared and self._is_empty_batch():
             return None
@@ -131,16 +113,10 @@ class Unit:
         return self.hook.neurons is not None and not self.hook.samples
 
     def mean_rate(self, shared: bool) -> Tensor:
-        """Returns the rate ``[*N]``, mean over the batch.
-
-        Args:
-            shared: over the samples of all processes, as of the last update.
-
-        Raises:
-            NoSpikesError: if it is not known.
-        """
+        """Returns the rate ``[*N]``: over the batch, or over that of all processes at the last update."""
         if not shared:
-            return self._observed_rate().mean(0)
+            self._observed_total()
+            return self.rate.rate.mean(0)
         if self.rate.joint is None:
             raise NoSpikesError(
                 f"the rate of cell {self.name!r} should have been shared before it is read. Found no "
@@ -148,10 +124,6 @@ class Unit:
                 "it only shares the rates."
             )
         return self.rate.joint
-
-    def _observed_rate(self) -> Tensor:
-        self._observed_total()
-        return self.rate.rate
 
     def _observed_total(self) -> Tensor:
         total = self.rate.total
@@ -188,7 +160,7 @@ class Unit:
         hook = self.hook
         if hook.frozen:
             return "it ran in eval mode; call `.train()` on the model"
-        if hook.has_run:
+        if hook.samples:
             return "since it ran, the estimate was cleared"
         return (
             "it was not called while observed; if the model did run, it may have run in `pause()`, or while "
@@ -206,28 +178,6 @@ class Unit:
                 f"{type(norm).__name__} cancels most of what the weight rule does in cell {self.name!r}: "
                 "take param='bias'."
             )
-
-
-def require_no_waiting_graph(units: Iterable[Unit]) -> None:
-    """Checks that no graph waits for a parameter that is about to change.
-
-    It looks at the graph of the last observed call of each cell.
-
-    Raises:
-        WaitingGraphError: naming every cell with such a parameter.
-    """
-    waiting = [
-        repr(unit.name)
-        for unit in units
-        if (graph := unit.hook.graph) is not None
-        and any(slot.pending and is_needed_by(slot.reference.leaf, graph) for slot in unit.slots.values())
-    ]
-    if waiting:
-        raise WaitingGraphError(
-            "`step` should be called when no graph waits for its backward. Found one that needs the "
-            f"parameter of cell {', '.join(waiting)} as it is. Call `backward()` first, or run the model "
-            "under `torch.no_grad()` if there is nothing to learn."
-        )
 
 
 def _require_param(name: str, cell: Cell, param: str) -> None:

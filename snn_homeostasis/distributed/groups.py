@@ -1,7 +1,5 @@
 """Which processes train the model that is observed here."""
 
-from __future__ import annotations
-
 import sys
 import weakref
 from collections.abc import Collection, Iterable, Iterator
@@ -15,7 +13,7 @@ from ..cells import Unit
 from ..errors import ArgumentError, require
 from ..layers import Connection, is_sharded, mesh_group
 from ..observe import is_neuron
-from .reduction import Alone, Processes, Several
+from .reduction import Processes, Several
 from .shares import require_mean_or_sum
 
 __all__ = ["AUTO", "Group", "ProcessGroups"]
@@ -47,26 +45,18 @@ class ProcessGroups:
             "Take `torch.distributed.group.WORLD` for all processes.",
         )
         self.process_group = process_group
-        self._processes: Processes = Alone()
+        self._processes = Processes()
         self._group: Group = None
         self._sharded: list[weakref.ref[Any]] = []
 
     def look_into(self, model: nn.Module) -> Group:
-        """Looks for wrappers in a model. Returns the group that its cells belong to, or None.
-
-        Raises:
-            ArgumentError: for a wrapper that would spoil the membranes or hides the parameters.
-        """
+        """Looks for wrappers in a model. Returns the group that its cells belong to, or None."""
         self._sharded += map(weakref.ref, _sharded_modules(model))
         self.reshard()
         return _group_in(model)
 
     def admit(self, unit: Unit) -> None:
-        """Lets a new cell take part.
-
-        Raises:
-            ArgumentError: if its parts cannot be put together.
-        """
+        """Lets a new cell take part."""
         hook = unit.cell.neuron
         hook.find_group = _group_of
         hook.group = hook.group or _group_of_shards(unit.cell.connection)
@@ -79,11 +69,7 @@ class ProcessGroups:
                 module.reshard()
 
     def of(self, units: Collection[Unit]) -> Processes:
-        """Returns the processes that share the batch of some cells.
-
-        Raises:
-            ArgumentError: if the parts of a cell cannot be put together.
-        """
+        """Returns the processes that share the batch of some cells."""
         group = self.process_group
         if group == AUTO:
             group = None
@@ -93,7 +79,7 @@ class ProcessGroups:
             group = None  # the other processes are gone
         if group is not self._group:
             several = group is not None and dist.get_world_size(group) > 1
-            self._processes, self._group = Several(group) if several else Alone(), group
+            self._processes, self._group = Several(group) if several else Processes(), group
             self._share(units)
         elif self._processes.group is not None:
             self._share(units)
@@ -109,11 +95,7 @@ class ProcessGroups:
 
 
 def _group_in(model: nn.Module) -> Any:
-    """Returns the process group of the wrapper that a model is, has or is in; None without one.
-
-    Raises:
-        ArgumentError: if the wrapper would spoil the membranes or hides the parameters.
-    """
+    """Returns the process group of the wrapper that a model is, has or is in; None without one."""
     for module in model.modules():
         if isinstance(module, DistributedDataParallel):
             return _group_of(module)
@@ -137,11 +119,7 @@ def _sharded_modules(model: nn.Module) -> list[Any]:
 
 
 def _group_of(wrapper: DistributedDataParallel) -> Any:
-    """Returns the group of a wrapper.
-
-    Raises:
-        ArgumentError: if it overwrites the membranes.
-    """
+    """Returns the group of a wrapper, unless it overwrites the membranes."""
     spoilt = list(_synced_states(wrapper)) if wrapper.broadcast_buffers else []
     if spoilt:
         current = hasattr(wrapper, "forward_sync_buffers")

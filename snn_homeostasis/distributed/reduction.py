@@ -6,10 +6,7 @@ same update: the one that a single process makes with the joint batch. Each proc
 past over a change of its batch size, where a single process would carry the joint one.
 """
 
-from __future__ import annotations
-
 import hashlib
-from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, NoReturn
@@ -23,31 +20,25 @@ from ..errors import HomeostasisError, NoSpikesError, ProcessMismatchError
 from ..updates import can_fail_alone
 from .shares import Share, shares_of
 
-__all__ = ["Alone", "Processes", "Several"]
+__all__ = ["Processes", "Several"]
 
 
-class Processes(ABC):
-    """The processes that train one model.
+class Processes:
+    """The processes that train one model: here one, which shares nothing and raises at once.
 
     Attributes:
         group: their process group, None if there is only one process.
     """
 
     group: Any = None
+    _nothing = nullcontext()
 
-    @abstractmethod
     def deferring(self, *errors: type[Exception]) -> AbstractContextManager[None]:
-        """Keeps errors until `reduce` or `confirm`, where all processes raise.
+        """Keeps errors until `reduce` or `confirm`, where all processes raise: the others would wait."""
+        return self._nothing
 
-        The other processes would wait for ever for one that raises at once.
-        """
-
-    @abstractmethod
     def reduce(self, units: Sequence[Unit]) -> None:
-        """Replaces the parts and mean rates of this process by the sums over all.
-
-        Args:
-            units: all cells; frozen ones are left out.
+        """Replaces the parts and mean rates of this process by those of all; frozen cells are left out.
 
         Raises:
             ProcessMismatchError: if the processes have different things to share.
@@ -55,27 +46,11 @@ class Processes(ABC):
             HomeostasisError: if another process has raised since the last call.
         """
 
-    @abstractmethod
     def confirm(self, units: Sequence[Unit]) -> None:
         """Raises in every process what one of them has deferred since `reduce`."""
 
     def forget(self) -> None:
         """Drops the errors that wait."""
-
-
-class Alone(Processes):
-    """One process. It shares nothing, and raises every error at once."""
-
-    _nothing = nullcontext()
-
-    def deferring(self, *errors: type[Exception]) -> AbstractContextManager[None]:
-        return self._nothing
-
-    def reduce(self, units: Sequence[Unit]) -> None:
-        pass
-
-    def confirm(self, units: Sequence[Unit]) -> None:
-        pass
 
 
 class Several(Processes):
@@ -85,9 +60,6 @@ class Several(Processes):
     failed. So processes that differ find out in the same all-reduce, and all raise. They agree on
     the length of the buffer before the first one, and send a longer one again if all need more. The
     time-out of the group ends the wait for a process that is gone.
-
-    Args:
-        group: the process group.
     """
 
     def __init__(self, group: Any) -> None:

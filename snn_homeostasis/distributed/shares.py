@@ -1,7 +1,5 @@
 """The share of one process in what all of them sum: the rate of a cell, and what waits in a slot."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from functools import reduce
 from typing import Protocol
@@ -19,27 +17,16 @@ REDUCTIONS = (torch.mean, Tensor.mean, torch.sum, Tensor.sum)
 
 
 class Share(Protocol):
-    """Something of which every process has a part.
+    """Something of which every process has a part; processes with other labels cannot be summed."""
 
-    Attributes:
-        name: of its cell.
-        label: what it is; processes with other labels cannot be summed.
-    """
-
-    name: str
+    name: str  # of its cell
     label: str
 
-    def values(self) -> Tensor:
-        """Returns the part of this process, flat, float64."""
-        ...
+    def values(self) -> Tensor: ...  # flat, float64
 
-    def is_observed(self, total: Tensor) -> bool:
-        """Whether samples stand behind the sum over all processes."""
-        ...
+    def is_observed(self, total: Tensor) -> bool: ...  # whether samples stand behind the sum
 
-    def take(self, total: Tensor) -> None:
-        """Takes over the sum over all processes."""
-        ...
+    def take(self, total: Tensor) -> None: ...  # the sum over all processes
 
 
 class RateShare:
@@ -118,11 +105,7 @@ def shares_of(units: Sequence[Unit]) -> list[Share]:
 
 
 def require_mean_or_sum(reduction: BatchReduction) -> None:
-    """Checks that the parts of several processes can be put together.
-
-    Raises:
-        ArgumentError: if the batch reduction is neither the mean nor the sum.
-    """
+    """Raises ArgumentError for another batch reduction: its parts cannot be put together."""
     require(
         any(reduction is known for known in REDUCTIONS),
         "batch_reduction",

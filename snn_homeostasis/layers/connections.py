@@ -8,8 +8,6 @@ registration adds a layer class::
     class MyConnection(Connection): ...
 """
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from functools import cached_property, singledispatch
 from typing import ClassVar
@@ -21,15 +19,7 @@ from torch import Tensor, nn
 from ..errors import ArgumentError, UnsupportedLayerError
 from .parameters import refer
 
-__all__ = [
-    "ChannelConnection",
-    "Connection",
-    "DenseConnection",
-    "OneToOneConnection",
-    "connect",
-    "is_layer",
-]
-
+__all__ = ["ChannelConnection", "Connection", "DenseConnection", "OneToOneConnection", "connect", "is_layer"]
 
 TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 LAZY_NORMS = (nn.LazyBatchNorm1d, nn.LazyBatchNorm2d, nn.LazyBatchNorm3d)
@@ -39,13 +29,13 @@ BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm,
 class Connection(ABC):
     """The parameters of a layer, and the view of postsynaptic data that fits them.
 
-    A new kind defines `features` and `positions`, and ``names`` if its parameters have other names.
+    A new kind defines `positions`, and ``names`` if its parameters have other names.
 
     Args:
         layer: the user's module; it is neither wrapped nor changed.
         norm: a normalisation between the layer and the neuron. It cancels the bias of the layer,
             so its own bias takes that role.
-        gates: how many times the rows of the weight repeat the channels of the neuron.
+        gates: how many times the rows of the weight repeat the channels of the neuron, 1 by default.
 
     Attributes:
         references: the parameters by kind: "weight", "bias", "delay".
@@ -58,12 +48,12 @@ class Connection(ABC):
     """
 
     names: ClassVar[dict[str, str]] = {"weight": "weight", "bias": "bias"}
-    dt = 1.0  # read by inferno's trainers: time is in steps here
+    gates = 1
+    dt = 1.0  # inferno's trainers read it: time is in steps here
 
-    def __init__(self, layer: nn.Module, norm: nn.Module | None = None, gates: int = 1) -> None:
-        self.layer = layer
-        self.norm = norm
-        self.gates = gates
+    def __init__(self, layer: nn.Module, norm: nn.Module | None = None, gates: int | None = None) -> None:
+        self.layer, self.norm = layer, norm
+        self.gates = gates or self.gates
         owners = {kind: (layer, name) for kind, name in self.names.items()}
         if norm is not None:
             owners["bias"] = (norm, "bias")
@@ -88,9 +78,9 @@ class Connection(ABC):
         return self._parameter("delay")
 
     @cached_property
-    @abstractmethod
     def features(self) -> int:
         """Number of postsynaptic units (neurons or channels) with parameters of their own."""
+        return len(_weight(self)) // self.gates
 
     @abstractmethod
     def positions(self, x: Tensor) -> Tensor:
@@ -114,22 +104,14 @@ class Connection(ABC):
         """Reduced receptive data (without B and L) in the shape of the bias."""
         return k.reshape(-1)
 
-    def like_delay(self, k: Tensor) -> Tensor:
-        """Reduced receptive data (without B and L) in the shape of the delays."""
-        return self.like_bias(k) if self.delay is not None and self.delay.ndim == 1 else k
-
     def shaped_for(self, param: str, k: Tensor) -> Tensor:
         """Reduced receptive data (without B and L) in the shape of a parameter by kind."""
-        if param == "weight":
+        if param == "weight" or (param == "delay" and self.references["delay"].tensor.ndim > 1):
             return k
-        return self.like_bias(k) if param == "bias" else self.like_delay(k)
+        return self.like_bias(k)
 
     def require_output(self, shape: torch.Size) -> None:
-        """Checks that spikes ``[B, *N]`` can come from this layer.
-
-        Raises:
-            ArgumentError: if the neurons cannot be laid out against the weight.
-        """
+        """Raises ArgumentError if spikes ``[B, *N]`` cannot come from this layer."""
         try:
             self.positions(torch.empty(shape, device="meta"))
         except (RuntimeError, IndexError):
@@ -145,8 +127,7 @@ class Connection(ABC):
         return (1,) * (0 if weight is None else weight.ndim - 1)
 
     def _parameter(self, kind: str) -> Tensor | None:
-        reference = self.references.get(kind)
-        return None if reference is None else reference.tensor
+        return self.references[kind].tensor if kind in self.references else None
 
     def _require_norm_fits(self) -> None:
         bias = self.bias
@@ -161,10 +142,6 @@ class Connection(ABC):
 class DenseConnection(Connection):
     """Features on the last axis: ``[B, N]``, ``[B, ..., N]``, or N folded into several axes."""
 
-    @cached_property
-    def features(self) -> int:
-        return len(_weight(self)) // self.gates
-
     def positions(self, x: Tensor) -> Tensor:
         features = self.features
         if x.ndim == 2 or (x.shape[-1] != features and x[0].numel() == features):
@@ -174,10 +151,6 @@ class DenseConnection(Connection):
 
 class ChannelConnection(Connection):
     """Channels on the first axis: ``[B, F, *positions]``, also flattened to ``[B, F·L]``."""
-
-    @cached_property
-    def features(self) -> int:
-        return len(_weight(self)) // self.gates
 
     def positions(self, x: Tensor) -> Tensor:
         if x.ndim > 2 and x.shape[1] != self.features:
@@ -245,9 +218,7 @@ class LSTMCellConnection(DenseConnection):
     """The input weights of an LSTM cell; each neuron has one row in each of the four gates."""
 
     names: ClassVar[dict[str, str]] = {"weight": "weight_ih", "bias": "bias_ih"}
-
-    def __init__(self, layer: nn.Module, norm: nn.Module | None = None) -> None:
-        super().__init__(layer, norm, gates=4)
+    gates = 4
 
 
 class RNNConnection(DenseConnection):
@@ -278,14 +249,13 @@ class NormConnection(ChannelConnection):
 
 @singledispatch
 def connect(layer: nn.Module, norm: nn.Module | None = None) -> Connection:
-    """Builds the connection of a layer. The class of the layer chooses which.
-
-    Args:
-        layer: the module whose output drives a neuron.
-        norm: the normalisation between the two, if there is one.
+    """Builds the connection of a layer with a norm behind it or none. The class of the layer chooses it.
 
     Raises:
         UnsupportedLayerError: if the class is not registered.
+
+    >>> type(connect(nn.Linear(3, 2))).__name__
+    'DenseConnection'
     """
     raise UnsupportedLayerError(
         f"`layer` should be a layer whose receptive view is known. Found `layer = {type(layer).__name__}`"

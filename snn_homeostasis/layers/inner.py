@@ -1,7 +1,5 @@
 """The layers inside snntorch's neurons, and the connection of each."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial, singledispatch

@@ -1,7 +1,5 @@
 """References to parameters: found again by module and name, changed in place."""
 
-from __future__ import annotations
-
 import copy
 from abc import ABC, abstractmethod
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Parameters that are spread over processes: the `DTensor` that `fully_shard` makes."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch.distributed as dist

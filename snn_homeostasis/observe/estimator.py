@@ -1,7 +1,5 @@
 """What every estimator of a firing rate shares: a running total, and the weight that divides it."""
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from typing import Any, final
 
@@ -23,8 +21,7 @@ class RateEstimator(TensorState, ABC):
     them in ``state`` and forgets them in `reset`.
 
     Attributes:
-        total: ``[B, *N]``, float32 or better, whatever the dtype of the spikes; None before the
-            first step.
+        total: ``[B, *N]``, float32 or better; None before the first step.
         joint: ``[*N]``, the mean rate over the samples of all processes as of the last update; None
             where one process trains the model.
 
@@ -79,11 +76,7 @@ class RateEstimator(TensorState, ABC):
         """
 
     def update_step(self, spikes: Tensor) -> None:
-        """Takes in one step. Override it if a single step has a cheaper form than `update`.
-
-        Args:
-            spikes: ``[B, *N]``, outside of compiled graphs.
-        """
+        """Takes in one step ``[B, *N]`` outside of compiled graphs; a cheaper form may override it."""
         self.update(spikes.unsqueeze(0))
 
     @property
@@ -99,20 +92,12 @@ class RateEstimator(TensorState, ABC):
         Raises:
             NoSpikesError: before the first step.
         """
-        return (self.observed_total() / self.weight).float()
-
-    def observed_total(self) -> Tensor:
-        """The total, once there is one.
-
-        Raises:
-            NoSpikesError: before the first step.
-        """
         if self.total is None or not self.steps:
             raise NoSpikesError(
                 "`rate` should be read after at least one step. Found `steps = 0`. "
                 "Run the model in training mode first."
             )
-        return self.total
+        return (self.total / self.weight).float()
 
     def total_for(self, spikes: Tensor) -> Tensor:
         """The total in the shape of spikes ``[B, *N]``, on their device: zeros before the first step.
@@ -154,15 +139,7 @@ class RateEstimator(TensorState, ABC):
 
 
 def resized_to_batch(state: Tensor, spikes: Tensor) -> Tensor:
-    """A state for another batch: each new sample starts from the mean over the old batch.
-
-    Args:
-        state: ``[..., B, *N]``.
-        spikes: ``[B', *N]`` of the new batch, on its device.
-
-    Raises:
-        ArgumentError: if the neurons ``[*N]`` differ.
-    """
+    """Fits a state ``[..., B, *N]`` to spikes ``[B', *N]``: new samples start from the mean of the old."""
     dim = state.ndim - spikes.ndim
     before, now = state.shape[dim + 1 :], spikes.shape[1:]
     if before != now:

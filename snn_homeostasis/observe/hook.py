@@ -1,7 +1,5 @@
 """The forward hook on a neuron: it reads the spikes, hands them on, and changes nothing."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any, NoReturn, Protocol
 
@@ -35,9 +33,7 @@ class SpikeListener(Protocol):
 class SpikeHook:
     """Observes one neuron module while it is in training mode.
 
-    Each step of an eager model costs as little as possible: what changes seldom (the shape, the
-    factor of the spikes) is only compared. The hook keeps a reference to the membrane, and with it
-    the graph, until the next call or the next update.
+    The hook keeps a reference to the membrane, and with it the graph, until the next call or update.
 
     Args:
         module: the user's neuron; it is neither wrapped nor changed.
@@ -47,9 +43,6 @@ class SpikeHook:
         frozen: whether a call in eval mode came after the last observation.
         group: the process group that trains the model, once it is known.
         find_group: gives the process group of a DistributedDataParallel that runs the neuron.
-
-    Raises:
-        UnsupportedNeuronError: for a neuron that emits no spikes.
     """
 
     def __init__(self, module: nn.Module, check: Callable[[torch.Size], None]) -> None:
@@ -71,11 +64,7 @@ class SpikeHook:
 
     @property
     def spike(self) -> Tensor:
-        """The spikes of the last observed step, ``[B, *N]``, boolean.
-
-        Raises:
-            NoSpikesError: before the first observation.
-        """
+        """The spikes of the last observed step, ``[B, *N]``, boolean; raises NoSpikesError before it."""
         if self._last is None:
             raise NoSpikesError(
                 f"`spike` should be read after {type(self.module).__name__} has run in training "
@@ -92,11 +81,6 @@ class SpikeHook:
     def samples(self) -> int:
         """The number of samples in the last call; 0 before the first."""
         return 0 if self._last is None else self._last.shape[0]
-
-    @property
-    def has_run(self) -> bool:
-        """Whether the hook has observed a spike or its absence."""
-        return self.samples > 0
 
     @property
     def membrane(self) -> Tensor | None:
@@ -141,11 +125,7 @@ class SpikeHook:
         self._node: Node | None = None
 
     def require_shape(self, shape: torch.Size) -> None:
-        """Checks that spikes ``[B, *N]`` can come from the layer, once per shape.
-
-        Raises:
-            ArgumentError: if they cannot.
-        """
+        """Checks, once per shape, that spikes ``[B, *N]`` can come from the layer."""
         if shape == self._shape:
             return
         if len(shape) < 2:
@@ -159,8 +139,8 @@ class SpikeHook:
         self._shape = shape
 
     def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-        # The model empties the processor's caches between two calls. Each function that is called here,
-        # and each object that is looked at, costs some tenths of a microsecond.
+        # The model empties the caches of the processor between two calls: each function that is called
+        # here, and each object that is looked at, costs some tenths of a microsecond.
         if is_dynamo_compiling():
             self._trace(module, args, kwargs, output)
             return

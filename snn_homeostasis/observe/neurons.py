@@ -7,8 +7,6 @@ One registration adds a neuron class::
         return one_step(output["spikes"])  # [B, *N]; a sequence [T, B, *N] is returned as it is
 """
 
-from __future__ import annotations
-
 from functools import singledispatch
 from typing import Any
 
@@ -19,7 +17,6 @@ from torch import Tensor, nn
 from ..errors import UnsupportedNeuronError, warn
 
 __all__ = [
-    "Spikes",
     "all_neurons",
     "binary_factor",
     "check_neuron",
@@ -27,7 +24,6 @@ __all__ = [
     "membrane_of",
     "one_step",
     "spikes_of",
-    "spikes_of_step",
 ]
 
 
@@ -65,7 +61,7 @@ def spikes_of(neuron: nn.Module, output: Any) -> Spikes:
     >>> spikes.shape
     torch.Size([2, 3])
     """
-    supported = [name for name, cls in vars(snn).items() if isinstance(cls, type) and is_known(cls)]
+    supported = [name for name, cls in vars(snn).items() if isinstance(cls, type) and _is_known(cls)]
     raise UnsupportedNeuronError(
         f"`neuron` should be a spiking neuron. Found `neuron = {type(neuron).__name__}`. "
         f"Supported are {', '.join(sorted(supported))} and their subclasses; make your own class "
@@ -100,7 +96,7 @@ def membrane_of(neuron: nn.Module, inputs: Any, output: Any) -> Tensor | None:
     Args:
         neuron: the neuron module.
         inputs: its first argument in the last call.
-        output: what it returned.
+        output: its return value.
     """
     membrane = getattr(neuron, "mem", None)
     return membrane if isinstance(membrane, Tensor) else None
@@ -123,12 +119,8 @@ def _zero_if_finite(sequence: Tensor) -> Tensor:
 
 @singledispatch
 def check_neuron(neuron: nn.Module) -> None:
-    """Refuses a neuron that this package cannot regulate; warns where the rule may fail.
-
-    Raises:
-        UnsupportedNeuronError: if the neuron emits no spikes or its class is unknown.
-    """
-    if not is_known(type(neuron)):
+    """Raises UnsupportedNeuronError for a neuron without spikes; warns where the rule may fail."""
+    if not is_neuron(neuron):
         spikes_of(neuron, None)
     if type(neuron) in (snn.SpikingNeuron, snn.LIF):
         _refuse(neuron, "have a `forward`", "a base class", "Take one of its subclasses.")
@@ -137,23 +129,15 @@ def check_neuron(neuron: nn.Module) -> None:
 @check_neuron.register
 def _(neuron: snn.StateLeaky) -> None:
     if not neuron.output:
-        _refuse(
-            neuron,
-            "emit spikes",
-            "`output = False`, which returns the membrane alone",
-            f"Build {type(neuron).__name__} with output=True.",
-        )
+        found, remedy = "`output = False`, which returns the membrane alone", "with output=True"
+        _refuse(neuron, "emit spikes", found, f"Build {type(neuron).__name__} {remedy}.")
 
 
 @check_neuron.register
 def _(neuron: snn.AssociativeLeaky) -> None:
     if neuron.use_q_projection:
-        _refuse(
-            neuron,
-            "emit spikes",
-            "`use_q_projection = True`, which returns real numbers",
-            "Build AssociativeLeaky with use_q_projection=False.",
-        )
+        found = "`use_q_projection = True`, which returns real numbers"
+        _refuse(neuron, "emit spikes", found, "Build AssociativeLeaky with use_q_projection=False.")
     _warn_not_monotone(neuron, "its rate falls with its values wherever a key is negative")
 
 
@@ -175,14 +159,13 @@ def _warn_not_monotone(neuron: nn.Module, why: str) -> None:
     )
 
 
-def is_known(cls: type) -> bool:
-    """Whether `spikes_of` knows a neuron class."""
-    return spikes_of.dispatch(cls) is not spikes_of.dispatch(object)
-
-
 def is_neuron(module: nn.Module) -> bool:
     """Whether a module is a spiking neuron of snntorch, or of a class that the user registered."""
-    return is_known(type(module))
+    return _is_known(type(module))
+
+
+def _is_known(cls: type) -> bool:
+    return spikes_of.dispatch(cls) is not spikes_of.dispatch(object)
 
 
 def all_neurons() -> set[nn.Module]:
@@ -192,6 +175,4 @@ def all_neurons() -> set[nn.Module]:
 
 def binary_factor(factor: Tensor | None) -> bool:
     """Whether a graded spikes factor leaves every spike at 1, now and later."""
-    if factor is None:
-        return True
-    return not isinstance(factor, nn.Parameter) and bool((factor == 1).all())
+    return factor is None or (not isinstance(factor, nn.Parameter) and bool((factor == 1).all()))

@@ -1,7 +1,5 @@
 """Estimators of the firing rate: spikes per time step, for each sample and neuron."""
 
-from __future__ import annotations
-
 import math
 from typing import Any
 
@@ -12,6 +10,8 @@ from ..errors import require
 from .estimator import RateEstimator, resized_to_batch
 
 __all__ = ["CumulativeRate", "ExponentialRate", "WindowedRate"]
+
+TEN_SPIKES = "Take about ten times 1 / target."
 
 
 class CumulativeRate(RateEstimator):
@@ -35,12 +35,8 @@ class CumulativeRate(RateEstimator):
 
     def update_step(self, spikes: Tensor) -> None:
         total = self.total
-        if (
-            total is None
-            or total.shape != spikes.shape
-            or total.device != spikes.device
-            or self._eager_steps >= self.float32_steps
-        ):
+        fits = total is not None and total.shape == spikes.shape and total.device == spikes.device
+        if total is None or not fits or self._eager_steps >= self.float32_steps:
             total = self.total_for(spikes)
         total.add_(spikes)
         self._eager_steps += 1
@@ -87,13 +83,8 @@ class ExponentialRate(RateEstimator):
     """
 
     def __init__(self, tau: float) -> None:
-        require(
-            isinstance(tau, int | float) and tau > 0 and math.isfinite(tau),
-            "tau",
-            "be > 0 and finite, in steps",
-            tau,
-            "Take about ten times 1 / target.",
-        )
+        is_finite = isinstance(tau, int | float) and tau > 0 and math.isfinite(tau)
+        require(is_finite, "tau", "be > 0 and finite, in steps", tau, TEN_SPIKES)
         super().__init__()
         self.tau = float(tau)
         self.gain = -math.expm1(-1.0 / self.tau)  # 1 - exp(-1 / tau), without its rounding error
@@ -140,13 +131,8 @@ class WindowedRate(RateEstimator):
     state = (*RateEstimator.state, "past", "position")
 
     def __init__(self, steps: int) -> None:
-        require(
-            isinstance(steps, int) and not isinstance(steps, bool) and steps > 0,
-            "steps",
-            "be an integer > 0",
-            steps,
-            "Take about ten times 1 / target.",
-        )
+        is_count = isinstance(steps, int) and not isinstance(steps, bool) and steps > 0
+        require(is_count, "steps", "be an integer > 0", steps, TEN_SPIKES)
         super().__init__()
         self.window = steps
 

@@ -1,9 +1,6 @@
 """The linear rule."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
-from typing import Any
 
 from ..cells import BatchReduction, Settings, Target
 from ..distributed import AUTO, Group
@@ -69,5 +66,5 @@ class LinearHomeostasis(Homeostasis):
     ) -> None:
         super().__init__(Settings(plasticity, target, param, batch_reduction, rate, bounds), process_group)
 
-    def drive(self, rate: Any, target: Any) -> Any:
+    def drive(self, rate: Target, target: Target) -> Target:
         return (target - rate) / target

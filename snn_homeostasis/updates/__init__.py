@@ -3,6 +3,7 @@
 from .bounds import Bounds, ClampBounds, PowerBounds, SharpBounds, UpdateBounds, can_fail_alone
 from .changes import Change, apply_changes, changes_of, common_bounds
 from .finite import require_finite
+from .gradients import without_gradients
 from .graphs import is_needed_by
 from .slots import Contribution, Slot, Waiting
 from .updater import Updater
@@ -24,4 +25,5 @@ __all__ = [
     "common_bounds",
     "is_needed_by",
     "require_finite",
+    "without_gradients",
 ]

@@ -4,17 +4,15 @@ A bound is any callable ``(param, pos, neg) -> delta``: ``param`` is the paramet
 ``neg`` are magnitudes that broadcast with it, and ``delta`` is added to it.
 """
 
-from __future__ import annotations
-
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, ClassVar, Protocol
+from typing import Any, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, split
 
 from ..errors import require
 from ..layers import is_distributed
@@ -32,6 +30,8 @@ __all__ = [
 Operation = Callable[[], object]
 
 QUICK_POWERS = (0.5, 2.0, 3.0)  # `pow_` computes these much faster than others
+# entries of a block: on a CPU what stays in its cache, elsewhere what fills the device
+ON_CPU, ELSEWHERE = 2**17, 2**24
 
 
 class UpdateBounds(Protocol):
@@ -65,35 +65,19 @@ class Bounds(ABC):
     min: float | None = None
     max: float | None = None
 
-    blockwise: ClassVar[bool] = True
-    """Whether an update takes block after block of rows, since the formula allocates as much as it takes."""
-
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        if "__call__" in vars(cls) and "operations" not in vars(cls):
-            cls.operations = Bounds.operations  # type: ignore[method-assign]  # not of another formula
-            cls.outcome = Bounds.outcome  # type: ignore[method-assign]
-            cls.blockwise = True
+        if "__call__" in vars(cls):  # then what stands for another formula does not hold
+            for name in {"operations", "outcome", "_change_"} - vars(cls).keys():
+                setattr(cls, name, getattr(Bounds, name))
 
     def __post_init__(self) -> None:
         limits = [limit for limit in (self.min, self.max) if limit is not None]
         found = f"`min = {self.min}, max = {self.max}`"
-        require(
-            bool(limits) and not any(math.isnan(limit) for limit in limits),
-            "min, max",
-            "name at least one limit, and no NaN",
-            None,
-            "Pass `min=`, `max=` or both; for no bound leave `bounds` at None.",
-            show=found,
-        )
-        require(
-            len(limits) < 2 or limits[0] < limits[1],
-            "min",
-            "be < `max`",
-            None,
-            "Swap the two limits.",
-            show=found,
-        )
+        named, remedy = bool(limits) and not any(map(math.isnan, limits)), "Pass `min=`, `max=` or both."
+        require(named, "min, max", "name at least one limit, and no NaN", None, remedy, show=found)
+        ordered = len(limits) < 2 or limits[0] < limits[1]
+        require(ordered, "min", "be < `max`", None, "Swap the two limits.", show=found)
 
     @abstractmethod
     def __call__(self, param: Tensor, pos: Tensor, neg: Tensor, /) -> Tensor:
@@ -104,8 +88,14 @@ class Bounds(ABC):
         return self(torch.stack(param.aminmax()), pos.amax(), neg.amax())
 
     def operations(self, param: Tensor, pos: Tensor, neg: Tensor) -> list[Operation]:
-        """Returns operations that add the delta in place; each of them changes ``param`` once."""
-        return [lambda: param.add_(self(param, pos, neg))]
+        """Returns operations that add the delta in place; each of them changes ``param`` once.
+
+        They take block after block of rows, since the formula allocates as much as it is given.
+        """
+        return [partial(self._change_, *block) for block in _blocks(param, pos, neg)]
+
+    def _change_(self, param: Tensor, pos: Tensor, neg: Tensor) -> None:
+        param.add_(self(param, pos, neg))
 
 
 @dataclass(frozen=True)
@@ -114,16 +104,15 @@ class PowerBounds(Bounds):
 
     .. math:: \Delta p = ((max - p)_+)^{\mu_+} pos - ((p - min)_+)^{\mu_-} neg
 
-    With power 1 these are the multiplicative bounds of Kistler and van Hemmen (2000), with other
-    powers the bounds of Gütig et al. (2003). A limit of None leaves its side unbounded. Distances
-    are clamped at 0: a parameter outside its limits moves only inwards.
+    with p the parameter, and ₊ a clamp at 0: outside its limits it moves only inwards. With power 1
+    these are the multiplicative bounds of Kistler and van Hemmen (2000), with other powers the bounds
+    of Gütig et al. (2003). A limit of None leaves its side unbounded.
 
     Args:
         min: lower limit or None.
         max: upper limit or None.
         power: μ > 0, or the pair (upper, lower).
-        scaled: divide each distance by ``max - min``, so that a step does not depend on the width
-            of the range. Needs both limits.
+        scaled: divide each distance by ``max - min``. Needs both limits.
 
     Raises:
         ArgumentError: for limits or powers that cannot work.
@@ -138,20 +127,12 @@ class PowerBounds(Bounds):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(
-            len(self._powers) == 2 and all(mu > 0 and math.isfinite(mu) for mu in self._powers),
-            "power",
-            "be > 0, or a pair of such numbers",
-            self.power,
-            "For a step function at the limit take `SharpBounds`.",
-        )
-        require(
-            not self.scaled or (self.min is not None and self.max is not None),
-            "scaled",
-            "be False unless both limits are given",
-            self.scaled,
-            "Give `min` and `max`.",
-        )
+        positive = len(self._powers) == 2 and all(mu > 0 and math.isfinite(mu) for mu in self._powers)
+        remedy = "For a step function at the limit take `SharpBounds`."
+        require(positive, "power", "be > 0, or a pair of such numbers", self.power, remedy)
+        fits = not self.scaled or (self.min is not None and self.max is not None)
+        expected = "be False unless both limits are given"
+        require(fits, "scaled", expected, self.scaled, "Give `min` and `max`.")
 
     def __call__(self, param: Tensor, pos: Tensor, neg: Tensor, /) -> Tensor:
         upper, lower = self._powers
@@ -161,26 +142,21 @@ class PowerBounds(Bounds):
             return pos - neg
         return self._factor(self.max - param, upper).mul_(pos).sub_(neg)
 
-    def operations(self, param: Tensor, pos: Tensor, neg: Tensor) -> list[Operation]:
-        return [partial(self._change_, param, pos, neg)]
-
     def _change_(self, param: Tensor, pos: Tensor, neg: Tensor) -> None:
-        # inside the limits the linear formula is a step toward a centre: a third of the operations
-        if self._powers != (1.0, 1.0) or not self._contain(param):
+        if self._powers != (1.0, 1.0) or self.min is None or self.max is None or not self._contain(param):
             param.add_(self(param, pos, neg))
             return
-        assert self.min is not None
-        assert self.max is not None
+        # inside the limits the linear formula is a step toward a centre: a third of the operations
         pull = pos + neg
         centre = (pos * self.max + neg * self.min).div_(pull).nan_to_num_(0.0)  # 0 / 0 where nothing pulls
         param.addcmul_(centre - param, pull / (self.max - self.min) if self.scaled else pull)
 
     def _contain(self, param: Tensor) -> bool:
-        """Whether a parameter is inside both limits; elsewhere than on a CPU this would have to wait."""
-        if self.min is None or self.max is None or param.device.type != "cpu" or is_distributed(param):
+        """Whether a parameter is inside both limits; only a CPU says so without a wait."""
+        if param.device.type != "cpu" or is_distributed(param):
             return False
         low, high = param.aminmax()
-        return self.min <= low.item() and high.item() <= self.max
+        return low.item() >= (self.min or 0.0) and high.item() <= (self.max or 0.0)
 
     @property
     def _powers(self) -> tuple[float, float]:
@@ -227,8 +203,6 @@ class ClampBounds(Bounds):
     tensor(0.2500)
     """
 
-    blockwise: ClassVar[bool] = False
-
     def __call__(self, param: Tensor, pos: Tensor, neg: Tensor, /) -> Tensor:
         return (param + (pos - neg)).clamp_(self.min, self.max).sub_(param)
 
@@ -254,3 +228,17 @@ def _inside(limit: float | None, dtype: torch.dtype, inwards: float) -> float | 
     nearest = torch.tensor(limit, dtype=dtype, device="cpu")
     passes = nearest.item() > limit if inwards < 0 else nearest.item() < limit
     return (nearest.nextafter(torch.full_like(nearest, inwards)) if passes else nearest).item()
+
+
+def _blocks(value: Tensor, pos: Tensor, neg: Tensor) -> Iterable[tuple[Tensor, ...]]:
+    """Cuts a value into blocks of rows, each with the parts that belong to it."""
+    size = ON_CPU if value.device.type == "cpu" else ELSEWHERE
+    if value.numel() <= size or is_distributed(value):
+        return [(value, pos, neg)]
+    rows = max(1, size * len(value) // value.numel())
+    return zip(*(_rows_of(part, value, rows) for part in (value, pos, neg)), strict=True)
+
+
+def _rows_of(part: Tensor, value: Tensor, rows: int) -> Sequence[Tensor]:
+    aligned = part.reshape((1,) * (value.ndim - part.ndim) + part.shape)
+    return split(aligned.expand(len(value), *aligned.shape[1:]), rows)

@@ -1,12 +1,10 @@
 """Changes: what the slots make of the parameters. All of them happen, or none."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 
 import torch
-from torch import Tensor, split
+from torch import Tensor
 
 from ..errors import ArgumentError, HomeostasisError, require, warn
 from ..layers import ParameterReference, full, is_distributed, is_sharded, local, replicate_as
@@ -16,21 +14,16 @@ from .slots import Contribution, Slot, broadcasts
 __all__ = ["Change", "apply_changes", "changes_of", "common_bounds"]
 
 HALVES = (torch.float16, torch.bfloat16)
-# entries of a block: on a CPU what stays in its cache, elsewhere what fills the device
-ON_CPU, ELSEWHERE = 2**17, 2**24
 
 
 class Change:
     """The change of one parameter: whatever can fail is done, and only the writing is left.
 
-    Each operation changes the value once, in place. An interruption can fall between an operation and
-    a note that it is made. So the version counter of the value tells which of them are made.
-
     Args:
         slots: one for each layer that has the parameter, so tied layers get one update.
         value: the Parameter.
         outcome: is finite exactly if the new value is, unless the old value is not.
-        operations: what is left to do.
+        operations: each changes the value once, in place.
         residue: what rounding to half precision takes away; None for other types.
         is_stuck: whether a row of the parameter is at a limit, and is pushed against it.
     """
@@ -52,7 +45,8 @@ class Change:
 
     def apply(self) -> None:
         """Changes the parameter and empties the slots; further calls do nothing more."""
-        # `_version` is private, and the only count of operations that no interruption can spoil
+        # An interruption can fall between an operation and a note that it is made. So the version
+        # counter tells which are made; it is private, and nothing public counts them.
         if self.start < 0:
             self.start = self.value._version
         for operation in self.operations[self.value._version - self.start :]:
@@ -64,10 +58,7 @@ class Change:
 
 
 def changes_of(slots: Iterable[Slot]) -> list[Change]:
-    """Prepares the changes that slots make, one for each parameter; nothing has changed yet.
-
-    Args:
-        slots: all that may share a parameter. Empty ones have a say in its bounds.
+    """Prepares the changes that slots make, one for each parameter; empty slots have a say in the bounds.
 
     Raises:
         ArgumentError: if tied layers have different bounds, or a bound returns a wrong shape.
@@ -88,12 +79,7 @@ def changes_of(slots: Iterable[Slot]) -> list[Change]:
 
 
 def apply_changes(changes: Sequence[Change], name_of: Callable[[Slot], str]) -> None:
-    """Makes all changes, or, if an interruption comes before the first, none.
-
-    Args:
-        changes: prepared, and found to be finite.
-        name_of: names the cell of a slot, for the warning about rows that are stuck.
-    """
+    """Makes all changes, or, if an interruption comes before the first, none."""
     try:
         for change in changes:
             change.apply()
@@ -113,11 +99,7 @@ def apply_changes(changes: Sequence[Change], name_of: Callable[[Slot], str]) -> 
 
 
 def common_bounds(owner: ParameterReference, *bounds: UpdateBounds | None) -> UpdateBounds | None:
-    """Returns the bounds of one parameter, which each of its layers may name or leave open.
-
-    Raises:
-        ArgumentError: if they differ.
-    """
+    """Returns the bounds of one parameter; raises ArgumentError if its layers name different ones."""
     named = [each for each in bounds if each is not None]
     for each in named[1:]:
         require(
@@ -166,12 +148,8 @@ def _operations(
     if bounds is None or neg is None or value.numel() == 0 or not isinstance(bounds, Bounds):
         delta = _delta(slot, bounds, value, pos, neg)
         return delta, [partial(value.add_, delta)]
-    if slot.sharded:
-        return bounds(value, pos, neg), bounds.operations(value, pos, neg)
-    blocks = _blocks(value, pos, neg) if bounds.blockwise else [(value, pos, neg)]
-    return bounds.outcome(value, pos, neg), [
-        operation for block in blocks for operation in bounds.operations(*block)
-    ]
+    outcome = bounds(value, pos, neg) if slot.sharded else bounds.outcome(value, pos, neg)
+    return outcome, bounds.operations(value, pos, neg)
 
 
 def _replacement(
@@ -242,20 +220,6 @@ def _require_same_sharding(slots: Iterable[Slot], now: bool) -> None:
             f"{slot.reference} should be sharded before it is registered. Found it sharded since. Call "
             "`fully_shard` first, then `attach` or `register_cell`."
         )
-
-
-def _blocks(value: Tensor, pos: Tensor, neg: Tensor) -> Iterable[tuple[Tensor, ...]]:
-    """Cuts a value into blocks of rows, each with the parts that belong to it."""
-    size = ON_CPU if value.device.type == "cpu" else ELSEWHERE
-    if value.numel() <= size:
-        return [(value, pos, neg)]
-    rows = max(1, size * len(value) // value.numel())
-    return zip(*(_rows_of(part, value, rows) for part in (value, pos, neg)), strict=True)
-
-
-def _rows_of(part: Tensor, value: Tensor, rows: int) -> Sequence[Tensor]:
-    aligned = part.reshape((1,) * (value.ndim - part.ndim) + part.shape)
-    return split(aligned.expand(len(value), *aligned.shape[1:]), rows)
 
 
 def _is_stuck(value: Tensor, pos: Tensor, neg: Tensor | None, lower: float, upper: float) -> bool:

@@ -1,7 +1,5 @@
 """Checks that tensors are finite, all of them at once."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterable, Sequence
 

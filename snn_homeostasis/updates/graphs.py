@@ -1,7 +1,5 @@
 """Whether an autograd graph still needs a tensor for its backward."""
 
-from __future__ import annotations
-
 import functools
 from collections import deque
 from collections.abc import Iterator
@@ -28,15 +26,10 @@ SAVING = {
 
 
 def is_needed_by(tensor: Tensor, node: Node | None) -> bool:
-    """Whether a tensor is saved by a graph that was not run backward yet.
+    """Whether a graph that has not run backward yet saves a tensor, or one with the same memory.
 
-    Looks at the nearest nodes behind ``node``. It does not see what is saved through
-    `saved_tensors_hooks`, in a checkpoint for instance, nor what a further node saves, nor
-    tensors without memory of their own.
-
-    Args:
-        tensor: may be one that shares its memory with the saved one.
-        node: where the graph ends, None if there is no graph.
+    Looks at the nearest nodes behind ``node``, where the graph ends. It does not see what
+    `saved_tensors_hooks` save, in a checkpoint for instance, nor what a further node saves.
     """
     seen: set[Node] = set()
     queue = deque([] if node is None else [node])
@@ -57,9 +50,9 @@ def is_needed_by(tensor: Tensor, node: Node | None) -> bool:
 
 
 def _is_freed(node: Node) -> bool:
-    """Whether what a node saved was freed by its backward; true only where that shows without an error.
+    """Whether the backward of a node has freed what it saved, where that shows without an error.
 
-    An error takes longer than all else that is done here.
+    An error takes longer than all the rest.
     """
     first = SAVING.get(node.name())
     if first is None or all(parent is None for parent, _ in node.next_functions[first:]):

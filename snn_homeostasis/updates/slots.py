@@ -1,7 +1,5 @@
 """A slot: what is to be added to one parameter, until an update applies it once."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
@@ -17,19 +15,12 @@ __all__ = ["Contribution", "Slot", "Waiting", "broadcasts"]
 
 
 class Contribution(NamedTuple):
-    """What one call of a rule adds to a parameter.
-
-    Attributes:
-        pos: raises the parameter.
-        neg: lowers it, a magnitude; None if ``pos`` is signed already.
-        samples: how many samples it is reduced over.
-        summed: whether it is the sum over the samples in place of their mean.
-    """
+    """What one call of a rule adds to a parameter: magnitudes, or one signed part and None."""
 
     pos: Tensor
     neg: Tensor | None
-    samples: int = 1
-    summed: bool = False
+    samples: int = 1  # over which the parts are reduced
+    summed: bool = False  # in place of a mean over the samples
 
 
 class Slot(TensorState):
@@ -113,14 +104,10 @@ class Slot(TensorState):
         self._replace_last(neg=neg)
 
     def add(self, pos: Tensor | None, neg: Tensor | None) -> None:
-        """Adds two parts that broadcast with the parameter; the sign of ``neg`` does not matter.
-
-        Args:
-            pos: raises the parameter; None for nothing.
-            neg: lowers it; None for nothing.
+        """Adds a part that raises the parameter and one that lowers it; the sign of ``neg`` is dropped.
 
         Raises:
-            ArgumentError: if a part does not broadcast.
+            ArgumentError: if a part does not broadcast with the parameter.
         """
         if pos is not None or neg is not None:
             self.contributions.append(self.checked(pos, neg, self.samples()))
@@ -128,14 +115,7 @@ class Slot(TensorState):
     def checked(
         self, pos: Tensor | None, neg: Tensor | None, samples: int, summed: bool = False
     ) -> Contribution:
-        """Checks two parts, and copies them to where they can wait; arguments and errors as in `add`.
-
-        Args:
-            pos: raises the parameter.
-            neg: lowers it.
-            samples: how many samples they are reduced over.
-            summed: whether they are sums over the samples.
-        """
+        """Checks two parts as `add` does, and copies them, so that they can wait."""
         param = self.reference.tensor
         exact = torch.promote_types(param.dtype, torch.float32)
         up, down = (self._fitted(*part, param, exact) for part in ((pos, "pos"), (neg, "neg")))
@@ -192,11 +172,7 @@ def broadcasts(part: Tensor, param: Tensor) -> bool:
 
 
 class Waiting:
-    """Remembers what waits in some slots, to put it back after an error or an interruption.
-
-    Args:
-        slots: the slots.
-    """
+    """Remembers what waits in some slots, to put it back after an error or an interruption."""
 
     def __init__(self, slots: Sequence[Slot]) -> None:
         self.slots = slots

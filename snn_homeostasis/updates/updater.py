@@ -4,18 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import torch
 from torch import Tensor
 
 from ..errors import HomeostasisError, RemovedCellError
 from ..layers import Connection
 from .changes import apply_changes, changes_of
 from .finite import require_finite
+from .gradients import without_gradients
 from .slots import Slot
 
 __all__ = ["Updater"]
 
 Parts = tuple[Tensor | None, Tensor | None]
+
+
+def _slot_property(kind: str) -> property:
+    """Makes an attribute that reads as the slot of a parameter, and adds to it when it is set."""
+
+    def get(updater: Updater) -> Slot:
+        return updater.slot(kind)
+
+    def add(updater: Updater, parts: Parts) -> None:
+        updater.slot(kind).add(*parts)
+
+    return property(get, add, doc=f"The slot of the {kind}.")
 
 
 class Updater:
@@ -36,7 +48,7 @@ class Updater:
         }
         self.is_open = True
 
-    @torch.no_grad()
+    @without_gradients
     def __call__(self) -> None:
         """Applies every slot through its bounds, once, and empties it.
 
@@ -73,32 +85,9 @@ class Updater:
             raise AttributeError(f"the layer has no {kind}; its slots are {', '.join(self.slots) or 'none'}")
         return self.slots[kind]
 
-    @property
-    def weight(self) -> Slot:
-        """The slot of the weight."""
-        return self.slot("weight")
-
-    @weight.setter
-    def weight(self, parts: Parts) -> None:
-        self.slot("weight").add(*parts)
-
-    @property
-    def bias(self) -> Slot:
-        """The slot of the bias."""
-        return self.slot("bias")
-
-    @bias.setter
-    def bias(self, parts: Parts) -> None:
-        self.slot("bias").add(*parts)
-
-    @property
-    def delay(self) -> Slot:
-        """The slot of the delay."""
-        return self.slot("delay")
-
-    @delay.setter
-    def delay(self, parts: Parts) -> None:
-        self.slot("delay").add(*parts)
+    weight = _slot_property("weight")
+    bias = _slot_property("bias")
+    delay = _slot_property("delay")
 
     def _require_alone(self) -> None:
         if any(slot.shared for slot in self.slots.values()):

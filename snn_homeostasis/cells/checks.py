@@ -1,0 +1,65 @@
+"""What has to hold before parameters change: no graph waits for them, and all is finite."""
+
+from collections.abc import Iterable, Sequence
+
+from torch import Tensor
+
+from ..errors import WaitingGraphError
+from ..updates import Change, Slot, is_needed_by, require_finite
+from .unit import Unit
+
+__all__ = ["owner_of", "require_finite_rates", "require_finite_updates", "require_no_waiting_graph"]
+
+
+def require_no_waiting_graph(units: Iterable[Unit]) -> None:
+    """Checks that no graph waits for a parameter that is about to change.
+
+    It looks at the graph of the last observed call of each cell.
+
+    Raises:
+        WaitingGraphError: naming every cell with such a parameter.
+    """
+    waiting = [
+        repr(unit.name)
+        for unit in units
+        if (graph := unit.hook.graph) is not None
+        and any(slot.pending and is_needed_by(slot.reference.leaf, graph) for slot in unit.slots.values())
+    ]
+    if waiting:
+        raise WaitingGraphError(
+            "`step` should be called when no graph waits for its backward. Found one that needs the "
+            f"parameter of cell {', '.join(waiting)} as it is. Call `backward()` first, or run the model "
+            "under `torch.no_grad()` if there is nothing to learn."
+        )
+
+
+def require_finite_rates(units: Sequence[Unit]) -> None:
+    """Checks what waits in the slots of a rule, and the membranes; raises NonFiniteError."""
+    rated = [(unit, part) for unit in units for part in (unit.slot.pos, unit.slot.neg) if part is not None]
+    watched = _membranes(units)
+    require_finite(
+        [tensor for _, tensor in rated + watched],
+        lambda: [f"{u.name!r} (rate)" for u, _ in rated] + [f"{u.name!r} (membrane)" for u, _ in watched],
+    )
+
+
+def require_finite_updates(units: Sequence[Unit], changes: Sequence[Change]) -> None:
+    """Checks what becomes of the parameters, and the membranes; raises NonFiniteError."""
+    watched = _membranes(units)
+    require_finite(
+        [change.outcome for change in changes] + [membrane for _, membrane in watched],
+        lambda: (
+            [f"{owner_of(change.slots[0], units).name!r} (update)" for change in changes]
+            + [f"{unit.name!r} (membrane)" for unit, _ in watched]
+        ),
+    )
+
+
+def _membranes(units: Sequence[Unit]) -> list[tuple[Unit, Tensor]]:
+    pairs = [(unit, unit.hook.membrane) for unit in units]
+    return [(unit, membrane) for unit, membrane in pairs if membrane is not None]
+
+
+def owner_of(slot: Slot, units: Iterable[Unit]) -> Unit:
+    """Returns the first unit that has a slot."""
+    return next(unit for unit in units if slot in unit.slots.values())
