@@ -25,7 +25,7 @@ from .cells import (
 )
 from .discovery import Choice, build_cells, find_cells, warn_about
 from .distributed import AUTO, Group, Processes, ProcessGroups
-from .errors import NonFiniteError, NoSpikesError, WaitingGraphError
+from .errors import NonFiniteError, NoSpikesError
 from .following import Release, step_after, when_collected
 from .rule import Rule
 from .state import NoCopy
@@ -213,9 +213,9 @@ class Homeostasis(Rule, NoCopy, nn.Module):
         """
         units, processes = list(self._units.values()), self._processes
         active = [unit for unit in units if unit.active]
-        with processes.deferring(WaitingGraphError):
+        with processes.deferring(Exception):
             require_no_waiting_graph(active)
-        self._groups.reshard()
+            self._groups.reshard()
         processes.reduce(units)
         waiting = [unit for unit in active if unit.pending]
         changes: list[Change] = []
@@ -283,7 +283,7 @@ class Homeostasis(Rule, NoCopy, nn.Module):
         """Forgets the rate estimates and what waits in the slots."""
         for unit in self._units.values():
             unit.reset()
-        self._processes.forget()
+        self._processes.drop_errors()
 
     def remove(self) -> None:
         """Takes off all hooks and forgets the cells: the model is as it was before."""

@@ -20,14 +20,14 @@ class Rule(ABC):
 
     Attributes:
         linear: whether the drive of a mean rate is the mean of the drives. A step then takes means
-            before it applies the rule. A class that overrides `parts` is not linear unless it says so.
+            before it applies the rule. A class with a `drive` or `parts` of its own has to say so.
     """
 
     linear: ClassVar[bool] = False
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        if "parts" in vars(cls) and "linear" not in vars(cls):
+        if vars(cls).keys() & {"drive", "parts"} and "linear" not in vars(cls):
             cls.linear = False
 
     @abstractmethod

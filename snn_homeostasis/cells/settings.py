@@ -24,10 +24,13 @@ PARAMS = ("weight", "bias", "delay")
 
 @dataclass(frozen=True)
 class Settings:
-    """The arguments of a rule, which each cell may override.
+    """The arguments of a rule, which each cell may override; see `LinearHomeostasis`.
 
     Raises:
         ArgumentError: for a value that cannot work.
+
+    >>> Settings(0.05, target=0.1, param="BIAS").param
+    'bias'
     """
 
     plasticity: float
@@ -62,13 +65,7 @@ class Settings:
 
 
 class CellState(TensorState):
-    """The settings of one registered cell. A user may change them at any time.
-
-    Attributes:
-        plasticity: λ, the change of the parameter per `step` at ``(r* - r) / r* = 1``.
-        param: "weight", "bias" or "delay".
-        batch_reduction: reduces a part over the batch.
-    """
+    """The settings of one registered cell, in the units of `Settings`. They may change at any time."""
 
     state = ("target_tensor",)
 

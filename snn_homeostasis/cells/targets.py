@@ -12,11 +12,7 @@ Target = float | Tensor
 
 
 def check_target(target: Target) -> None:
-    """Checks that a target is a positive, finite rate.
-
-    Raises:
-        ArgumentError: if it, or an element of it, is not.
-    """
+    """Raises ArgumentError unless a target, or each element of it, is a positive, finite rate."""
     remedy = "It is a rate in spikes per step, for example 0.1."
     if isinstance(target, Tensor):
         positive = target.numel() > 0 and bool(((target > 0) & target.isfinite()).all())
@@ -29,12 +25,7 @@ def check_target(target: Target) -> None:
 
 
 def fit_target(target: Tensor, rate: Tensor) -> Tensor:
-    """Brings a target to the device of a rate ``[B, *N]``, with which it has to broadcast.
-
-    Raises:
-        ArgumentError: if its shape is none of ``[]``, ``[*N]``, ``[1, *N]``, ``[B, *N]``; a dimension
-            may have size 1.
-    """
+    """Brings a target to the device of a rate ``[B, *N]``, with which it has to broadcast."""
     sizes = zip(reversed(target.shape), reversed(rate.shape), strict=False)
     fits = target.ndim in (0, rate.ndim - 1, rate.ndim)
     fits = fits and all(size in (1, wanted) for size, wanted in sizes)

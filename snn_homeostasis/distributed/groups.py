@@ -80,12 +80,12 @@ class ProcessGroups:
         if group is not self._group:
             several = group is not None and dist.get_world_size(group) > 1
             self._processes, self._group = Several(group) if several else Processes(), group
-            self._share(units)
+            self._mark_shared(units)
         elif self._processes.group is not None:
-            self._share(units)
+            self._mark_shared(units)
         return self._processes
 
-    def _share(self, units: Iterable[Unit]) -> None:
+    def _mark_shared(self, units: Iterable[Unit]) -> None:
         is_shared = self._processes.group is not None
         for unit in units:
             if is_shared:

@@ -49,7 +49,7 @@ class Processes:
     def confirm(self, units: Sequence[Unit]) -> None:
         """Raises in every process what one of them has deferred since `reduce`."""
 
-    def forget(self) -> None:
+    def drop_errors(self) -> None:
         """Drops the errors that wait."""
 
 
@@ -75,7 +75,7 @@ class Several(Processes):
         except errors as error:
             self.failure = self.failure or error
 
-    def forget(self) -> None:
+    def drop_errors(self) -> None:
         self.failure = None
 
     def reduce(self, units: Sequence[Unit]) -> None:
@@ -84,11 +84,13 @@ class Several(Processes):
         device = units[0].slot.reference.tensor.device
         active = [unit for unit in units if unit.active]
         with self._emptied_on_error(active):
-            shares = shares_of(active)
+            shares: list[Share] = []
+            with self.deferring(Exception):
+                shares = shares_of(active)
             totals = self._sum(shares, device)
             _require_observed(shares, totals)
             for share, total in zip(shares, totals, strict=True):
-                share.take(total)
+                share.accept(total)
 
     def confirm(self, units: Sequence[Unit]) -> None:
         slots = [slot for unit in units for slot in unit.slots.values()]
@@ -105,16 +107,17 @@ class Several(Processes):
                 raise self.failure
 
     def _sum(self, shares: Sequence[Share], device: torch.device) -> list[Tensor]:
-        labels = [share.label for share in shares]
-        values = [share.values().to(device) for share in shares]
+        labels, values = [share.label for share in shares], []
+        with self.deferring(Exception):
+            values = [share.values().to(device) for share in shares]
         needed = self.size + sum(map(len, values))
         if self.length is None:
             self._compare(labels)
             self.length = needed
         buffer = torch.zeros(self.length, dtype=torch.float64, device=device)
         buffer[self.rank] = 0 if self.failure else _mark(labels)
-        fits = needed <= self.length
-        if values and fits and not self.failure:
+        has_room = needed <= self.length
+        if values and has_room and not self.failure:
             buffer[self.size : needed] = torch.cat(values)
         self._all_reduce(buffer, dist.ReduceOp.SUM)
         total = buffer.cpu()  # the one wait for the device
@@ -122,7 +125,7 @@ class Several(Processes):
         if 0 in marks or len(set(marks)) > 1:
             self._compare(labels)
             _refuse("something else was sent in place of the cells")
-        if not fits:
+        if not has_room:
             self.length = needed
             return self._sum(shares, device)
         return list(torch.split(total[self.size : needed], list(map(len, values))))
@@ -156,7 +159,7 @@ class Several(Processes):
                 unit.cell.updater.clear()
             raise
         finally:
-            self.forget()
+            self.drop_errors()
 
 
 def _require_observed(shares: Sequence[Share], totals: Sequence[Tensor]) -> None:

@@ -26,7 +26,7 @@ class Share(Protocol):
 
     def is_observed(self, total: Tensor) -> bool: ...  # whether samples stand behind the sum
 
-    def take(self, total: Tensor) -> None: ...  # the sum over all processes
+    def accept(self, total: Tensor) -> None: ...  # the sum over all processes
 
 
 class RateShare:
@@ -48,7 +48,7 @@ class RateShare:
     def is_observed(self, total: Tensor) -> bool:
         return True  # a rate that no update needs may be unknown
 
-    def take(self, total: Tensor) -> None:
+    def accept(self, total: Tensor) -> None:
         if total[0] and self.neurons is not None:
             mean = (total[1:] / total[0]).reshape(self.neurons)
             own = self.unit.rate.total
@@ -80,7 +80,7 @@ class SlotShare:
     def is_observed(self, total: Tensor) -> bool:
         return bool(total[: len(self.parts)].all())
 
-    def take(self, total: Tensor) -> None:
+    def accept(self, total: Tensor) -> None:
         samples, sums = total[: len(self.parts)], total[len(self.parts) :].reshape(self.parts.shape)
         means = sums / self._column(samples.masked_fill(self._summed(samples), 1.0))
         # the same dtype in all processes, also where one has only the blank parts of an empty batch

@@ -14,17 +14,10 @@ __all__ = ["InnerLayer", "connect_cell", "inner_layers"]
 
 @dataclass(frozen=True)
 class InnerLayer:
-    """A layer that a neuron carries inside.
+    """A layer that a neuron carries inside, and how to connect it, which depends on the neuron."""
 
-    Attributes:
-        connect: (layer, norm) → connection. The view depends on the neuron: the convolution of
-            an SConv2dLSTM computes four gates, and the values of an AssociativeLeaky are the outer
-            index of its neurons.
-        recurrent: whether the layer brings the spikes of the neuron back to it.
-    """
-
-    connect: Callable[..., Connection]
-    recurrent: bool = False
+    connect: Callable[..., Connection]  # (layer, norm) → connection
+    recurrent: bool = False  # whether the layer brings the spikes of the neuron back to it
 
 
 @singledispatch

@@ -63,10 +63,7 @@ class RateEstimator(TensorState, ABC):
 
     @abstractmethod
     def update(self, spikes: Tensor) -> None:
-        """Takes in a sequence of steps.
-
-        An implementation adds to ``self.total_for(spikes[0])`` and ends with
-        ``self.count(len(spikes), spikes.device)``.
+        """Takes in a sequence of steps: adds to the total and calls `count`.
 
         Args:
             spikes: ``[T, B, *N]``, nonzero where a neuron fired; T is 1 for one step.
@@ -100,11 +97,7 @@ class RateEstimator(TensorState, ABC):
         return (self.total / self.weight).float()
 
     def total_for(self, spikes: Tensor) -> Tensor:
-        """The total in the shape of spikes ``[B, *N]``, on their device: zeros before the first step.
-
-        Raises:
-            ArgumentError: if the neurons ``[*N]`` differ from those before.
-        """
+        """The total in the shape of spikes ``[B, *N]``, on their device: zeros before the first step."""
         total = self.total
         if total is None or total.shape != spikes.shape or total.device != spikes.device:
             with torch.inference_mode(False):

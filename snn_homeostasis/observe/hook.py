@@ -152,15 +152,15 @@ class SpikeHook:
         if current_graph_task_id() != NOT_IN_BACKWARD:
             return  # a checkpoint computes the model again; these spikes are counted already
         # `_active_ddp_module` is the only trace of a wrapper around a model that was attached before
-        if self.group is None and DistributedDataParallel._active_ddp_module is not None:
-            self.group = self.find_group(DistributedDataParallel._active_ddp_module)
+        if self.group is None and (wrapper := DistributedDataParallel._active_ddp_module) is not None:
+            self.group = self.find_group(wrapper)
         raw = output
         if self._read is not spikes_of_step or type(output) is not Tensor:
             if is_compiling():
                 return  # an export is not observed
             read = self._read(module, output)
             if not isinstance(read, tuple):
-                self._take_sequence(module, _first(args, kwargs), read, output)
+                self._observe_sequence(module, _first(args, kwargs), read, output)
                 return
             (raw,) = read
         spikes = raw.detach() if raw.requires_grad else raw
@@ -181,7 +181,7 @@ class SpikeHook:
             self._node = raw.grad_fn
         self.frozen = False
 
-    def _take_sequence(self, module: nn.Module, inputs: Any, raw: Tensor, output: Any) -> None:
+    def _observe_sequence(self, module: nn.Module, inputs: Any, raw: Tensor, output: Any) -> None:
         spikes = raw.detach()
         if len(spikes) == 0 or not self._accepts(spikes[0]):
             return
@@ -197,8 +197,8 @@ class SpikeHook:
         if not module.training:
             self.frozen = True
             return
-        if self.group is None and DistributedDataParallel._active_ddp_module is not None:  # as above
-            self.group = self.find_group(DistributedDataParallel._active_ddp_module)
+        if self.group is None and (wrapper := DistributedDataParallel._active_ddp_module) is not None:
+            self.group = self.find_group(wrapper)
         raw = self._read(module, output)
         spikes = (raw[0].unsqueeze(0) if isinstance(raw, tuple) else raw).detach()
         if spikes.numel() > 0:

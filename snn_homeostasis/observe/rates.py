@@ -35,8 +35,8 @@ class CumulativeRate(RateEstimator):
 
     def update_step(self, spikes: Tensor) -> None:
         total = self.total
-        fits = total is not None and total.shape == spikes.shape and total.device == spikes.device
-        if total is None or not fits or self._eager_steps >= self.float32_steps:
+        is_same = total is not None and total.shape == spikes.shape and total.device == spikes.device
+        if total is None or not is_same or self._eager_steps >= self.float32_steps:
             total = self.total_for(spikes)
         total.add_(spikes)
         self._eager_steps += 1

@@ -130,9 +130,9 @@ class PowerBounds(Bounds):
         positive = len(self._powers) == 2 and all(mu > 0 and math.isfinite(mu) for mu in self._powers)
         remedy = "For a step function at the limit take `SharpBounds`."
         require(positive, "power", "be > 0, or a pair of such numbers", self.power, remedy)
-        fits = not self.scaled or (self.min is not None and self.max is not None)
+        has_range = not self.scaled or (self.min is not None and self.max is not None)
         expected = "be False unless both limits are given"
-        require(fits, "scaled", expected, self.scaled, "Give `min` and `max`.")
+        require(has_range, "scaled", expected, self.scaled, "Give `min` and `max`.")
 
     def __call__(self, param: Tensor, pos: Tensor, neg: Tensor, /) -> Tensor:
         upper, lower = self._powers

@@ -47,9 +47,9 @@ class Change:
         """Changes the parameter and empties the slots; further calls do nothing more."""
         # An interruption can fall between an operation and a note that it is made. So the version
         # counter tells which are made; it is private, and nothing public counts them.
-        if self.start < 0:
-            self.start = self.value._version
-        for operation in self.operations[self.value._version - self.start :]:
+        version = self.value._version
+        self.start = version if self.start < 0 else self.start
+        for operation in self.operations[version - self.start :]:
             operation()
         for slot in self.slots:
             if self.residue is not None:
