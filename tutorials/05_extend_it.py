@@ -2,8 +2,8 @@
 # # Extend it
 #
 # Your layer, your neuron, your estimate of the rate, your bound, your rule: each is one
-# registration or one small class, and nothing else has to know of it. This script writes one of each
-# and tries it on scikit-learn's handwritten digits. Less than a minute.
+# registration or one small class, and the rest of the package stays as it is. This script writes one
+# of each and tries it on scikit-learn's handwritten digits. It takes less than a minute.
 
 # %%
 import argparse
@@ -25,6 +25,7 @@ from snn_homeostasis import (
     Homeostasis,
     LinearHomeostasis,
     RateEstimator,
+    Settings,
     connect,
     one_step,
     spikes_of,
@@ -140,29 +141,32 @@ by_neuron = regulate(LinearHomeostasis(0.02, TARGET, "bias"), linear(), Tiring()
 # %% [markdown]
 # ## Your estimate of the rate
 #
-# An estimator takes spikes `[T, B, *N]` in and gives a rate `[B, *N]` out. The default, the mean over
-# all steps, never forgets how quiet it was at first, and answers with too many spikes later. This
-# one weighs recent rounds more: it halves what it knows whenever it has seen 40 steps.
+# An estimator keeps a total of spikes `[B, *N]`, and the rate is this total divided by a weight. It
+# defines `update`, which adds the spikes `[T, B, *N]` to the total and counts their steps, and
+# `weight`. The default estimator is the mean over all steps. It never forgets the quiet start, and the
+# rule then raises the rate too far. This estimator weighs recent rounds more: it halves its total
+# and its weight whenever the weight reaches 40 steps.
+#
+# The base class saves and loads the tensors named in `state`, and `reset` forgets them.
 
 
 # %%
 class HalvingRate(RateEstimator):
-    def __init__(self) -> None:
-        super().__init__()
-        self.register_buffer("count", None)
-        self.register_buffer("seen", None)
+    state = (*RateEstimator.state, "seen")
+
+    def reset(self) -> None:
+        super().reset()
+        self.seen = torch.zeros(())
 
     def update(self, spikes: Tensor) -> None:
-        if self.count is None:
-            self.count, self.seen = torch.zeros_like(spikes[0]), torch.zeros(())
         keep = torch.where(self.seen < 40, 1.0, 0.5)
-        self.count, self.seen = keep * self.count + spikes.sum(0), keep * self.seen + len(spikes)
-        self.steps += len(spikes)
+        self.total_for(spikes[0]).mul_(keep).add_(spikes.sum(0))
+        self.seen = keep * self.seen + len(spikes)
+        self.count(len(spikes), spikes.device)
 
     @property
-    def rate(self) -> Tensor:
-        self.require_spikes()
-        return self.count / self.seen
+    def weight(self) -> float:
+        return self.seen.item()
 
 
 def remembering(**settings: object) -> Tensor:
@@ -174,10 +178,10 @@ by_default, by_estimate = remembering(), remembering(rate=HalvingRate)
 # %% [markdown]
 # ## Your bound
 #
-# A bound turns the two magnitudes of an update into the change of the parameter. Any function will do.
-# This one scales each weight in proportion to itself, as synapses were found to do (Turrigiano
-# et al. 1998): silent synapses stay silent, no weight changes its sign, and what a neuron has learnt is
-# kept up to a factor.
+# A bound turns the two magnitudes of an update into the change of the parameter. Any function of the
+# three can be one; a bound with limits subclasses `Bounds` and defines `__call__`. This function scales
+# each weight in proportion to itself, as synapses do (Turrigiano et al. 1998): silent synapses stay
+# silent, no weight changes its sign, and a neuron keeps what it has learnt up to a factor.
 
 
 # %%
@@ -202,19 +206,26 @@ by_bound, *_ = multiplied = scaled(plasticity=0.1, bounds=proportional)
 # %% [markdown]
 # ## Your rule
 #
-# A rule turns a rate and a target into the two parts of an update. This one leaves a neuron alone while
-# its rate is within half of the target: neurons keep some character of their own, none is silent.
+# A rule defines `drive`: from a rate and a target, how much each neuron wants its parameter to rise. This
+# rule leaves a neuron alone while its rate is within half of the target, so neurons keep some character
+# of their own and none is silent.
+#
+# `drive` works on each sample by itself. Twenty steps of one image are too few to judge a neuron by, so
+# the rule also overrides `parts` and hands the mean rate over the batch to its `drive`. The base class
+# `Homeostasis` takes the settings as one object.
 
 
 # %%
-class BandHomeostasis(LinearHomeostasis):
-    def parts(self, cell, state, rate, target):
-        mean = rate.mean(0, keepdim=True).expand_as(rate)
-        inside = (mean / target - 1).abs() <= 0.5
-        return super().parts(cell, state, torch.where(inside, target, rate), target)
+class BandHomeostasis(Homeostasis):
+    def drive(self, rate: Tensor, target: float) -> Tensor:
+        error = (target - rate) / target
+        return torch.where(error.abs() > 0.5, error, 0.0)
+
+    def parts(self, cell: Cell, state: object, rate: Tensor, target: float) -> tuple[Tensor, Tensor]:
+        return super().parts(cell, state, rate.mean(0, keepdim=True), target)
 
 
-by_rule = regulate(BandHomeostasis(0.02, TARGET, "bias"), linear(), leaky())
+by_rule = regulate(BandHomeostasis(Settings(0.02, TARGET, "bias")), linear(), leaky())
 by_linear_rule = regulate(LinearHomeostasis(0.02, TARGET, "bias"), linear(), leaky())
 
 # %% [markdown]

@@ -1,4 +1,4 @@
-"""The two models that are measured, and what is done with them: shown a sequence, or trained on it."""
+"""The two models of the benchmark, and two ways to use one: show it a sequence, or train it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ LEARNING_RATE = 1e-5  # the work should stay the same
 
 
 def idle() -> None:
-    """What a plain model does for its rates."""
+    """Does nothing, as a model without homeostasis."""
 
 
 def leaky() -> nn.Module:
@@ -47,13 +47,13 @@ def conv() -> nn.Sequential:
 
 @dataclass(frozen=True)
 class Model:
-    """A model by name; each copy starts from the same parameters, and all see the same spikes."""
+    """A model; each copy starts from the same parameters, and all see the same spikes."""
 
     build: Callable[[], nn.Sequential]
     shape: tuple[int, ...]
 
     def new(self) -> nn.Sequential:
-        """One more copy."""
+        """Builds a copy."""
         torch.manual_seed(0)
         return self.build()
 
@@ -78,7 +78,7 @@ def pairs_of(net: nn.Sequential) -> list[tuple[nn.Module, nn.Module]]:
 
 
 def reset(net: nn.Module) -> None:
-    """As `snntorch.utils.reset`, which would reset the neurons of all other models as well."""
+    """Resets this net alone; `snntorch.utils.reset` resets the neurons of all models."""
     for module in net.modules():
         if isinstance(module, snn.SpikingNeuron):
             module.reset_mem()
@@ -87,13 +87,13 @@ def reset(net: nn.Module) -> None:
 def present(
     net: nn.Module, inputs: Tensor, each: Callable[[], object] = idle, after: Callable[[], object] = idle
 ) -> Callable[[], None]:
-    """A call that shows a sequence to a net without gradients.
+    """Returns a call that shows a sequence to a net without gradients.
 
     Args:
         net: the net.
         inputs: ``[T, B, ...]``.
-        each: done after each step.
-        after: done at the end.
+        each: runs after each step.
+        after: runs at the end.
     """
 
     @torch.no_grad()
@@ -113,13 +113,13 @@ def train(
     penalty: Callable[[], Tensor | float] = lambda: 0.0,
     after: Callable[[], object] = idle,
 ) -> Callable[[], None]:
-    """A call that makes one training step: forward, backward, Adam.
+    """Returns a call that makes one training step: forward, backward, Adam.
 
     Args:
         net: the net.
         inputs: ``[T, B, ...]``.
         penalty: added to the loss.
-        after: done at the end.
+        after: runs at the end.
     """
     optimizer = torch.optim.Adam(net.parameters(), lr=LEARNING_RATE)
     labels = torch.arange(inputs.shape[1]) % 10

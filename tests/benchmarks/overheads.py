@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from snn_homeostasis import ClampBounds, LinearHomeostasis
-from snn_homeostasis.updates.bounds import UpdateBounds
+from snn_homeostasis.updates import UpdateBounds
 
 from .models import MODELS, Model, idle, leaky, present, train
 from .timing import CONTROL, Call, Timings, repeated, side_by_side
@@ -46,7 +46,7 @@ HAS_INFERNO = importlib.util.find_spec("inferno") is not None
 
 
 def rounds_for(batch: int, most: int = 60) -> int:
-    """A sequence of few samples is short, and a short one is measured more often."""
+    """The number of rounds: a small batch makes a short sequence, and a short one needs more rounds."""
     return {1: most, 32: max(30, most // 2)}.get(batch, 20)
 
 
@@ -55,18 +55,18 @@ def attached(net: nn.Module, param: str = "weight", bounds: UpdateBounds | None 
 
 
 def bare(net: nn.Module) -> BareUpdate:
-    """The floor: counting, summing and adding a row, without a rule."""
+    """The floor: counts spikes, sums the counts and adds a row, without a rule."""
     return BareUpdate(net, BareCount(net))
 
 
 def kept(net: nn.Module, rule: T) -> T:
-    """A rule that lives as long as its net, and is no submodule of it."""
+    """Keeps a rule alive as long as its net, without making it a submodule."""
     net.rule = (rule,)
     return rule
 
 
 def shown(model: Model, batch: int) -> Timings:
-    """A sequence without gradients: the plain net, ours and the yardsticks, at both cadences."""
+    """A sequence without gradients: the plain net, our package and the yardsticks, at both cadences."""
     inputs = model.inputs(batch)
 
     def with_rule(rule: Callable[[nn.Module], object]) -> Callable[..., Call]:
@@ -100,7 +100,7 @@ def shown(model: Model, batch: int) -> Timings:
 
 
 def infernos(batch: int) -> Timings:
-    """The same of inferno's own layers, with its rule."""
+    """The same sequence through inferno's own layers, with inferno's rule."""
     inputs = MODELS["fc"].inputs(batch)
 
     def net(regulated: bool = True, every: bool = False, once: bool = False) -> Call:
@@ -138,7 +138,7 @@ def trained(model: Model, batch: int) -> Timings:
 
 
 def updated(model: Model, batch: int) -> Timings:
-    """One ``step()`` right after a step of the net, over the floor of an update there."""
+    """One ``step()`` right after a step of the net, over the floor of an update at that moment."""
     x = model.inputs(batch, steps=1)[0]
     calls: dict[str, Call] = {}
     before: dict[str, Call] = {}
@@ -162,7 +162,7 @@ def stepped(size: int) -> Timings:
 
 
 def bounded(size: int, bounds: UpdateBounds | None) -> Timings:
-    """An updater with some bounds on a square weight, over a bare ``weight.add_`` of a row."""
+    """An update of a square weight through bounds, over a bare ``weight.add_`` of a row."""
 
     def updating() -> Call:
         net = nn.Sequential(nn.Linear(size, size), leaky())
@@ -186,7 +186,7 @@ def bounded(size: int, bounds: UpdateBounds | None) -> Timings:
 
 
 def grown(build: Callable[[], nn.Sequential], batch: int, size: int) -> Timings:
-    """A sequence of one net, plain and with both cadences."""
+    """A sequence through one net, plain and with a step at its end."""
     model = Model(build, (size,))
     inputs = model.inputs(batch)
     net = model.new()

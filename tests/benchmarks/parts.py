@@ -10,21 +10,20 @@ from unittest.mock import patch
 
 import torch
 
-from snn_homeostasis.rules import rows, sweep
-from snn_homeostasis.updates import passes
+from snn_homeostasis import Homeostasis, homeostasis
 
 from .models import Model
 from .overheads import attached, rounds_for
 
 __all__ = ["parts_of_a_step"]
 
+# `step` calls each of these once and looks it up here; no part runs inside another
 PARTS: dict[str, tuple[object, str]] = {
-    "does it still fit": (rows.Row, "fits"),
-    "sums of rates": (rows.DirectRow, "sum"),
-    "sums of membranes": (rows.DirectRow, "look"),
-    "the rule": (sweep.Sweep, "_weigh_direct"),
-    "is all finite": (sweep, "is_finite"),
-    "additions": (passes.Passes, "make"),
+    "the rule": (Homeostasis, "forward"),
+    "does a graph wait": (homeostasis, "require_no_waiting_graph"),
+    "the changes": (homeostasis, "changes_of"),
+    "is all finite": (homeostasis, "require_finite_updates"),
+    "the additions": (homeostasis, "apply_changes"),
 }
 TOTAL = "step()"
 WARM_UP = 3
@@ -37,7 +36,7 @@ class Stopwatch:
         self.seconds: dict[str, float] = {}
 
     def timed(self, name: str, function: Callable[..., object]) -> Callable[..., object]:
-        """The function, whose seconds are added to those of its name."""
+        """Returns the function; each call adds its seconds under the name."""
 
         def call(*args: object) -> object:
             start = time.perf_counter()
@@ -59,9 +58,9 @@ class Stopwatch:
 
 @torch.no_grad()
 def parts_of_a_step(model: Model, batch: int) -> dict[str, float]:
-    """Median seconds of each part of a ``step()`` right after a step of the net, and of it all.
+    """Median seconds of each part of a ``step()`` right after a step of the net, and of all of it.
 
-    What is looked up beside them, and the stopwatch, is in the total alone.
+    The total also holds the stopwatch, and the few lines between the parts.
     """
     net, x = model.new(), model.inputs(batch, steps=1)[0]
     step = attached(net).step

@@ -1,4 +1,4 @@
-"""The figures as Markdown: one table for each question, and the machine that they are from."""
+"""The figures as Markdown: one table for each question, and a line about the machine."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ COLUMNS = [(name, batch) for name in MODELS for batch in overheads.BATCHES]
 
 
 def machine() -> str:
-    """What the figures are from."""
+    """Describes the machine that measures."""
     lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     load = os.getloadavg()[0]
@@ -64,7 +64,7 @@ def times(timings: Timings, name: str, other: str | None = None) -> str:
 def by_column(
     measure: Callable[[Model, int], T], columns: Sequence[tuple[str, int]] = COLUMNS
 ) -> dict[str, T]:
-    """What is measured of each model and batch, by the head of its column."""
+    """Measures each model at each batch; keys are the heads of the columns."""
     return {f"{name} {batch}": measure(MODELS[name], batch) for name, batch in columns}
 
 

@@ -1,4 +1,4 @@
-"""What delays cost: against a plain layer and against inferno's, in thread CPU time; and their memory."""
+"""What delays cost in time, against a plain layer and against inferno's, and in memory."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ print(megabytes("VmHWM") - before)
 
 
 def over(call, inputs):
-    """The call on one input after the other, so that a clock can measure it."""
+    """Applies the call to one input after the other; together they take long enough to measure."""
     return lambda: [call(each) for each in inputs]
 
 

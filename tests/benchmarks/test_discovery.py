@@ -1,4 +1,4 @@
-"""What it costs to find the cells of a model, in plain forwards; and how that grows with depth."""
+"""What it costs to find the cells of a model, in plain forwards, and how the cost grows with depth."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ FORWARDS = 20
 
 
 class Quickstart(nn.Module):
-    """A net whose forward is code of its own."""
+    """A net with a forward of its own."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -31,7 +31,7 @@ class Quickstart(nn.Module):
 
 
 class Chain(nn.Module):
-    """Many layers in a forward of its own."""
+    """Many layers, called one after the other."""
 
     def __init__(self, depth: int) -> None:
         super().__init__()
@@ -45,7 +45,7 @@ class Chain(nn.Module):
 
 
 def against_forwards(net: nn.Module, example: Tensor, rounds: int = 20) -> Timings:
-    """`find_cells` over as many plain forwards as it may take."""
+    """Times `find_cells` over the plain forwards that it may cost."""
     net(example)
     forwards = repeated(lambda: net(example), FORWARDS)
     calls = {"forwards": forwards, CONTROL: forwards, "find": lambda: find_cells(net, example)}

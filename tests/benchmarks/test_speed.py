@@ -1,4 +1,4 @@
-"""What observing and updating cost, as ratios within one run; figures without a steady control are void."""
+"""What observing and updating cost, as ratios within one run; without a steady control they are void."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ COLUMNS = [(name, batch) for name in MODELS for batch in overheads.BATCHES]
 ONCE = dict(zip(COLUMNS, (0.06, 0.03, 0.02, 0.05, 0.02, 0.01), strict=True))
 EACH = dict(zip(COLUMNS, (0.40, 0.11, 0.08, 0.16, 0.05, 0.025), strict=True))
 TRAINING = 0.03
-NAIVE = 0.35  # of what the formula costs if it is written plainly
+NAIVE = 0.35  # of what the plainly written formula costs
 UPDATE = {"fc": 1.5, "conv": 3.5}  # times the floor
-NOISE = 0.01  # a ratio of whole sequences is not known better
+NOISE = 0.01  # the error of a ratio of whole sequences
 
 pytestmark = pytest.mark.benchmark(timer=time.thread_time)
 columns = pytest.mark.parametrize(("name", "batch"), COLUMNS)
@@ -50,7 +50,7 @@ print(megabytes("VmHWM") - before)
 
 
 def judged(benchmark, timings: Timings, **figures: float) -> None:
-    """Writes figures down, and leaves the test if they mean nothing."""
+    """Writes figures down, and skips the test if they are void."""
     benchmark.pedantic(lambda: None)
     benchmark.extra_info.update({"control": timings.control, **figures})
     timings.skip_if_void()

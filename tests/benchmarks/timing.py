@@ -1,4 +1,4 @@
-"""Calls timed side by side: what one costs over another, and whether the figure can be believed."""
+"""Times calls side by side: what one costs over another, and whether the figure is reliable."""
 
 from __future__ import annotations
 
@@ -26,23 +26,23 @@ class Timings:
 
     Attributes:
         seconds: name → one number per round. The first name is the base; "control" is the
-            base once more, and tells what a difference of nothing looks like.
+            base a second time, and its difference from the base is pure noise.
     """
 
     seconds: Mapping[str, Sequence[float]]
 
     @property
     def base(self) -> str:
-        """What the others are compared to."""
+        """The name of the call that all others are compared with."""
         return next(iter(self.seconds))
 
     def ratio(self, name: str, other: str | None = None) -> float:
-        """How many times the seconds of ``other`` (the base) a call takes: median over rounds."""
+        """The seconds of a call over those of ``other`` (the base): median ratio over rounds."""
         pairs = zip(self.seconds[name], self.seconds[other or self.base], strict=True)
         return statistics.median(one / two for one, two in pairs)
 
     def overhead(self, name: str) -> float:
-        """What a call takes beyond the base, as a share of the base."""
+        """The seconds that a call adds to the base, as a share of the base."""
         return self.ratio(name) - 1
 
     def added(self, name: str, other: str | None = None) -> float:
@@ -80,11 +80,11 @@ def side_by_side(
     """Times calls in rounds, each round in a new random order.
 
     Args:
-        calls: name → what to time, the base first. If there is a "control", it does the same
-            as the base, on data of its own.
-        rounds: how many are counted, after a few to warm up.
-        before: what is to be done, untimed, before some of them.
-        clock: CPU time of this thread, which a busy neighbour does not lengthen much.
+        calls: name → what to time, the base first. A "control" does the same as the base, on
+            data of its own.
+        rounds: how many count, after a few that warm up.
+        before: name → what runs before that call, untimed.
+        clock: by default the CPU time of this thread, which other processes hardly lengthen.
     """
     seconds: dict[str, list[float]] = {name: [] for name in calls}
     gc.collect()
@@ -107,7 +107,7 @@ def _nothing() -> None: ...
 
 
 def repeated(call: Call, times: int) -> Call:
-    """A call made so often that a clock can measure it."""
+    """Repeats a call until a clock can measure it."""
 
     def calls() -> None:
         for _ in range(times):

@@ -1,4 +1,4 @@
-"""What the package is measured against: the same rule written plainly, its parts alone, and its peers."""
+"""What the package is measured against: the same rule written plainly, parts of it, and other packages."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ PLASTICITY, TARGET = 1e-5, 0.1
 
 
 class Naive:
-    """The rule as its formulas read: a running mean in each hook, and nothing in place."""
+    """The rule written as its formulas read: each hook keeps a running mean, and nothing is in place."""
 
     def __init__(self, net: nn.Sequential) -> None:
         self.pairs = pairs_of(net)
@@ -60,7 +60,7 @@ class BareCount:
 
 
 class BareUpdate:
-    """The floor of an update: what was counted is summed, and a row is added to the weight."""
+    """The floor of an update: sums the counts and adds a row to each weight."""
 
     def __init__(self, net: nn.Sequential, counting: BareCount) -> None:
         self.pairs, self.counts = pairs_of(net), counting.counts
@@ -77,7 +77,7 @@ class BareUpdate:
 class BatchBias:
     """A bias that follows the mean over the batch at each step, as BindsNET and spikingjelly adapt.
 
-    It keeps no state per sample, and so has no rate to show.
+    It keeps no state per sample, so it has no rate to show.
     """
 
     def __init__(self, net: nn.Sequential) -> None:
@@ -146,7 +146,7 @@ class Inferno:
 
 
 class Gathered:
-    """The spikes of all neurons since they were last taken, for a penalty in the loss."""
+    """Collects the spikes of all neurons until a penalty takes them."""
 
     def __init__(self, net: nn.Sequential) -> None:
         self.spikes: dict[nn.Module, list[Tensor]] = {neuron: [] for _, neuron in pairs_of(net)}

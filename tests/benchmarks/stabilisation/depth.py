@@ -1,4 +1,4 @@
-"""d. Does it help? Test accuracy of nets of growing depth, beside a better initialisation."""
+"""d. Does it help? Test accuracy of nets of growing depth, against a better initialisation."""
 
 import functools
 import itertools

@@ -1,4 +1,4 @@
-"""c. Whole networks, from silence and from saturation, beside what a user would take instead."""
+"""c. Whole networks, from silence and from saturation, against what a user would take instead."""
 
 import functools
 import itertools
