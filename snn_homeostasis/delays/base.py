@@ -1,14 +1,8 @@
-"""The base of the delayed layers: the delays, the history of inputs, and the two ways to call.
-
-`step` takes one time step and remembers the last ones; `sequence` takes all steps at once and
-remembers nothing. The name of the method decides, never the shape of the input.
-"""
-
-from __future__ import annotations
+"""The base of the delayed layers: the delays, the history of inputs, and the two ways to call."""
 
 from abc import abstractmethod
 from collections.abc import Callable
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
@@ -25,12 +19,13 @@ DelayInit = float | Tensor | Callable[[Tensor], Tensor]
 class DelayedLayer(nn.Module):
     """A plain layer with a delay for each weight: the base of `DelayedLinear` and `DelayedConv2d`.
 
+    `step` takes one time step and remembers the last ones; `sequence` takes all at once and
+    remembers nothing. The name of the method decides, never the shape of the input.
+
     Attributes:
         delay: in steps, one for each weight. Outside ``[0, max_delay]`` it acts as the limit.
-        max_delay: the longest delay, in steps.
-        interpolation: "linear", "previous" or "nearest".
-        step_mode: whether ``layer(x)`` is `step` (True) or `sequence` (False).
         history: the last ``max_delay`` inputs, or None.
+        max_delay, interpolation, step_mode: as in `DelayedLinear`.
 
     >>> from snn_homeostasis import DelayedLinear
     >>> layer = DelayedLinear(4, 2, max_delay=3)
@@ -42,18 +37,17 @@ class DelayedLayer(nn.Module):
 
     weight: Tensor
     delay: nn.Parameter
-    time_dim: int  # of windows and kernels, counted from behind
-    shape: str
+    time_dim: ClassVar[int]  # of windows and kernels, counted from behind
+    shape: ClassVar[str]
+    copies: ClassVar[str]  # attributes of the plain layer
 
-    def _take_delays(
-        self, max_delay: int, interpolation: str, delay_init: DelayInit | None, step_mode: bool
-    ) -> None:
+    def _take_delays(self, max_delay: int, mode: str, delay_init: DelayInit | None, step_mode: bool) -> None:
         """Completes the constructor after the constructor of the plain layer."""
         is_count = isinstance(max_delay, int) and not isinstance(max_delay, bool) and max_delay >= 0
         require(is_count, "max_delay", "be an integer >= 0", max_delay, "Give whole steps, such as 16.")
-        known, kinds = interpolation in INTERPOLATIONS, f"be one of {', '.join(map(repr, INTERPOLATIONS))}"
-        require(known, "interpolation", kinds, interpolation, "Choose 'linear' to train the delays.")
-        self.max_delay, self.interpolation, self.step_mode = max_delay, interpolation, step_mode
+        kinds, remedy = ", ".join(map(repr, INTERPOLATIONS)), "Choose 'linear' to train the delays."
+        require(mode in INTERPOLATIONS, "interpolation", f"be one of {kinds}", mode, remedy)
+        self.max_delay, self.interpolation, self.step_mode = max_delay, mode, step_mode
         self.history: Tensor | None = None
         self._kernels = KernelCache()
         self.delay = nn.Parameter(_initial_delay(self.weight, max_delay, delay_init))
@@ -63,10 +57,7 @@ class DelayedLayer(nn.Module):
         return self.step(x) if self.step_mode else self.sequence(x)
 
     def step(self, x: Tensor) -> Tensor:
-        """Returns the output at one time step and adds the input to the history.
-
-        An input of another shape, such as another batch, begins a new history, as it begins a
-        new membrane in snntorch.
+        """Returns the output at one time step; an input of another shape than before begins a new history.
 
         Args:
             x: the input of the plain layer.
@@ -75,11 +66,14 @@ class DelayedLayer(nn.Module):
             ArgumentError: if the plain layer takes no input of this shape.
         """
         self._require_input(x, 0)
-        latest = x.unsqueeze(self.time_dim)
-        window = torch.cat([self._history_for(latest), latest], self.time_dim)
+        latest, history = x.unsqueeze(self.time_dim), self.history
+        shape = list(latest.shape)
+        shape[self.time_dim] = self.max_delay
+        if history is None or list(history.shape) != shape or history.device != x.device:
+            history = x.new_zeros(shape)
+        window = torch.cat([history, latest], self.time_dim)
         self.history = window.narrow(self.time_dim, 1, self.max_delay)
-        kernel = self._kernels.get((self.weight, self.delay), self._kernel)
-        return self._respond(window, kernel)
+        return self._respond(window, self._kernels.get((self.weight, self.delay), self._kernel))
 
     def sequence(self, x: Tensor) -> Tensor:
         """Returns the outputs at all time steps; neither reads nor writes the history.
@@ -107,10 +101,7 @@ class DelayedLayer(nn.Module):
 
     @torch.no_grad()
     def clamp_delay_(self) -> None:
-        """Puts the delays inside ``[0, max_delay]``; call it after ``optimizer.step()``.
-
-        A delay outside acts as the limit, but the optimizer has to bring it all the way back.
-        """
+        """Puts the delays inside ``[0, max_delay]``; call it after ``optimizer.step()``."""
         self.delay.clamp_(0, self.max_delay)
 
     @abstractmethod
@@ -127,13 +118,6 @@ class DelayedLayer(nn.Module):
 
     def _kernel(self) -> Tensor:
         return delay_kernel(self.weight, self.delay, self.max_delay, self.interpolation, dim=self.time_dim)
-
-    def _history_for(self, latest: Tensor) -> Tensor:
-        history, shape = self.history, list(latest.shape)
-        shape[self.time_dim] = self.max_delay
-        if history is None or list(history.shape) != shape or history.device != latest.device:
-            return latest.new_zeros(shape)
-        return history
 
     def _require_input(self, x: Tensor, times: int) -> None:
         if x.ndim > times and self._accepts(x.shape[times:]) and 0 not in x.shape[:times]:
@@ -153,39 +137,38 @@ class DelayedLayer(nn.Module):
         return self
 
     def __getstate__(self) -> dict[str, Any]:
-        # torch copies and pickles no tensor that has a graph.
-        history = None if self.history is None else self.history.detach()
+        history = None if self.history is None else self.history.detach()  # torch pickles no graph
         return self.__dict__ | {"history": history, "_kernels": KernelCache()}
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, max_delay={self.max_delay}, interpolation={self.interpolation!r}"
 
     @classmethod
-    def _from_plain(cls, layer: nn.Module, names: str, init: DelayInit, **options: Any) -> Self:
-        """Builds a layer with the Parameters of a plain layer and its attributes in ``names``."""
-        parameters = {name: getattr(layer, name) for name in ("weight", "bias")}
-        for name, value in parameters.items():
+    def _from_plain(cls, layer: nn.Linear | nn.Conv2d, *delays: Any) -> Self:
+        """Builds a layer with the Parameters of a plain layer, and with the arguments of `_take_delays`."""
+        for name in ("weight", "bias"):
+            value = getattr(layer, name)
             plain = value is None or type(value) is nn.Parameter
             show = f"`{name}` of {type(layer).__name__}, a {type(value).__name__}"
             remedy = "Remove its parametrization, pruning or old-style norm; run a lazy layer first."
             require(plain, "layer", "have plain Parameters", None, remedy, show=show)
-        options |= {name: getattr(layer, name) for name in names.split()}
-        delayed = cls(bias=parameters["bias"] is not None, device="meta", **options)
-        for name, value in parameters.items():
-            delayed.register_parameter(name, value)
-        delayed.delay = nn.Parameter(_initial_delay(delayed.weight, delayed.max_delay, init))
+        options = {name: getattr(layer, name) for name in cls.copies.split()}
+        delayed = cls(**options, bias=layer.bias is not None, max_delay=0, device="meta")
+        for name in ("weight", "bias"):
+            setattr(delayed, name, getattr(layer, name))
+        delayed._take_delays(*delays)
         return delayed.train(layer.training)
 
 
+@torch.no_grad()
 def _initial_delay(weight: Tensor, max_delay: int, init: DelayInit | None) -> Tensor:
-    delay = torch.empty_like(weight, requires_grad=False)
-    with torch.no_grad():
-        if init is None:
-            return delay.uniform_(0, max_delay)
-        drawn = init(delay) if callable(init) else init
-        remedy = "Return the delays from the function, as `torch.nn.init.ones_` does."
-        require(drawn is not None, "delay_init", "return a tensor", None, remedy)
-        delay.copy_(torch.as_tensor(drawn))
+    delay = torch.empty_like(weight)
+    if init is None:
+        return delay.uniform_(0, max_delay)
+    drawn = init(delay) if callable(init) else init
+    remedy = "Return the delays from the function, as `torch.nn.init.ones_` does."
+    require(drawn is not None, "delay_init", "return a tensor", None, remedy)
+    delay.copy_(torch.as_tensor(drawn))
     inside = delay.is_meta or bool(((delay >= 0) & (delay <= max_delay)).all())
     show = None if inside else f"values from {delay.min():g} to {delay.max():g}"
     remedy = "Clamp the values, or raise `max_delay`."

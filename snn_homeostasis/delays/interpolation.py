@@ -1,7 +1,5 @@
 """Delays as convolution kernels over time: each kernel holds a weight at the lag of its delay."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 
@@ -19,26 +17,7 @@ INTERPOLATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 def delay_kernel(weight: Tensor, delay: Tensor, max_delay: int, interpolation: str, *, dim: int) -> Tensor:
-    r"""Returns the kernel over time of synapses with delays.
-
-    .. math:: k_l = w \, (1 - |l - \phi(d)|)_+
-
-    with k_l the tap at lag l in steps, w the weight, d its delay and φ the interpolation. The
-    oldest tap comes first, so the kernel correlates with a window of inputs in the order of time.
-
-    At an integer delay the gradient is the centred difference, since either one-sided slope points
-    away from a target on the other side. At the limits the gradient is the slope inwards.
-
-    Args:
-        weight: ``[...]``, any shape.
-        delay: ``[...]``, in steps. Outside ``[0, max_delay]`` it acts as the limit and gets the
-            gradient of the limit, so an optimizer can bring it back.
-        max_delay: the longest delay, in steps.
-        interpolation: a name in `INTERPOLATIONS`.
-        dim: the dimension of the taps in the kernel, negative.
-
-    Returns:
-        ``[...]`` with ``max_delay + 1`` inserted at ``dim``.
+    """Returns k_l = w · (1 - |l - φ(d)|)₊ at each lag l, the oldest first, along a new ``dim`` < 0.
 
     >>> delay_kernel(torch.tensor([2.0]), torch.tensor([1.5]), 2, "linear", dim=-1)
     tensor([[1., 1., 0.]])
@@ -50,7 +29,7 @@ def delay_kernel(weight: Tensor, delay: Tensor, max_delay: int, interpolation: s
 
 
 class _LinearKernel(torch.autograd.Function):
-    """The kernel with the centred gradient at integers, which autograd does not give."""
+    """The kernel with the centred gradient at integers; a one-sided one may point away from a target."""
 
     generate_vmap_rule = True
 
@@ -60,8 +39,7 @@ class _LinearKernel(torch.autograd.Function):
         delay = delay.to(torch.promote_types(delay.dtype, torch.float32)).unsqueeze(dim)
         lags = torch.arange(max_delay, -1, -1, device=delay.device, dtype=delay.dtype)
         kernel = delay - lags.reshape(-1, *(1,) * (-1 - dim))
-        kernel = kernel.abs_().neg_().add_(1).clamp_min_(0).mul_(weight.unsqueeze(dim))
-        return kernel.to(weight.dtype)
+        return kernel.abs_().neg_().add_(1).clamp_min_(0).mul_(weight.unsqueeze(dim)).to(weight.dtype)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, int, int], output: Tensor) -> None:
@@ -71,10 +49,9 @@ class _LinearKernel(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
         weight, delay = ctx.saved_tensors
-        oldest, dim = ctx.max_delay, ctx.dim
 
         def at(lag: Tensor) -> Tensor:
-            return grad.gather(dim, (oldest - lag).long().unsqueeze(dim)).squeeze(dim)
+            return grad.gather(ctx.dim, (ctx.max_delay - lag).long().unsqueeze(ctx.dim)).squeeze(ctx.dim)
 
         for_weight = for_delay = None
         newer, older = delay.floor(), delay.ceil()
@@ -82,6 +59,6 @@ class _LinearKernel(torch.autograd.Function):
             share = delay - newer
             for_weight = at(newer) * (1 - share) + at(older) * share
         if ctx.needs_input_grad[1]:
-            before, after = (older - 1).clamp_min(0), (newer + 1).clamp_max(oldest)
+            before, after = (older - 1).clamp_min(0), (newer + 1).clamp_max(ctx.max_delay)
             for_delay = weight * (at(after) - at(before)) / (after - before).clamp_min(1)
         return for_weight, for_delay, None, None

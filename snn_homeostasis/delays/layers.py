@@ -1,7 +1,5 @@
 """Linear and convolutional layers with one trainable delay for each weight."""
 
-from __future__ import annotations
-
 from typing import Literal, Self
 
 import torch
@@ -18,8 +16,7 @@ class DelayedLinear(DelayedLayer, nn.Linear):
 
     .. math:: y_o(t) = b_o + \sum_i w_{oi} \, x_i(t - d_{oi}), \qquad x(t < 0) = 0
 
-    with x the inputs, y the outputs, w the weight, b the bias and d the delay in steps. At a
-    fractional delay the layer interpolates between two samples.
+    with x the inputs, y the outputs, w the weight, b the bias and d the delay in steps.
 
     Gradients train the delays (with ``interpolation="linear"``), or a rule with ``param="delay"``
     regulates them. The rule keeps them within ``[0, max_delay]``; an optimizer needs
@@ -27,23 +24,18 @@ class DelayedLinear(DelayedLayer, nn.Linear):
     too. For backpropagation `step` keeps ``max_delay + 1`` inputs per step, `sequence` one.
 
     A rule shifts the delays of a neuron together. This changes when spikes arrive, not how many.
-    With a target of 0.1 and 64 Poisson inputs at 1/16 spikes per step, the mean delay fell from
-    8.0 to 0.1 steps and the rate hardly moved, from 0.042 to 0.044. With the same inputs in
-    volleys, every 16 steps, the delay fell from 8.0 to 1.7 and the rate rose from 0.044 to 0.099.
-    A rule on delays cannot lower a rate: the delays gather at the longest, so spikes coincide.
+    With a target of 0.1 and 64 Poisson inputs at 1/16 spikes per step the rate hardly moved, from
+    0.042 to 0.044. With the same inputs in volleys, every 16 steps, it rose from 0.044 to 0.099. A
+    rule on delays cannot lower a rate: the delays gather at the longest, so spikes coincide.
 
     Args:
-        in_features: number of inputs.
-        out_features: number of outputs.
+        in_features, out_features, bias, device, dtype: as in `nn.Linear`.
         max_delay: the longest delay, in steps; 0 gives `nn.Linear`.
-        bias: whether the layer has a bias.
-        interpolation: "linear", "previous" (the older of the two samples) or "nearest". Only
-            "linear" has a gradient in the delay; at an integer it is the centred difference.
-        delay_init: the delays in steps: a number, a tensor that broadcasts with the weight, or a
-            function of the delay such as ``lambda d: nn.init.normal_(d, 4.0).clamp_(0, 16)``.
-            None draws uniformly from ``[0, max_delay]``.
+        interpolation: at a fractional delay: "linear", "previous" (the older sample) or "nearest".
+            Only "linear" has a gradient in the delay; at an integer it is the centred difference.
+        delay_init: in steps, a number, a tensor that broadcasts with the weight, or a function of
+            the delay such as `nn.init.ones_`. None draws uniformly from ``[0, max_delay]``.
         step_mode: whether ``layer(x)`` is `step` (True) or `sequence` (False).
-        device, dtype: of the Parameters.
 
     Raises:
         ArgumentError: if ``max_delay``, ``interpolation`` or ``delay_init`` cannot work.
@@ -60,6 +52,7 @@ class DelayedLinear(DelayedLayer, nn.Linear):
 
     time_dim = -1
     shape = "[..., in_features]"
+    copies = "in_features out_features"
 
     def __init__(
         self,
@@ -96,8 +89,7 @@ class DelayedLinear(DelayedLayer, nn.Linear):
         >>> DelayedLinear.from_linear(plain, max_delay=4).weight is plain.weight
         True
         """
-        options = {"max_delay": max_delay, "interpolation": interpolation, "step_mode": step_mode}
-        return cls._from_plain(layer, "in_features out_features", delay_init, **options)
+        return cls._from_plain(layer, max_delay, interpolation, delay_init, step_mode)
 
     def _respond(self, window: Tensor, kernel: Tensor) -> Tensor:
         return functional.linear(window.flatten(-2), kernel.flatten(1), self.bias)
@@ -116,17 +108,11 @@ class DelayedConv2d(DelayedLayer, nn.Conv2d):
     .. math:: y_f(t, p) = b_f + \sum_{c, q} w_{fcq} \, x_c(t - d_{fcq}, s p + q)
 
     with x the inputs of the channels c, y the outputs of the filters f, w the weight, b the bias,
-    d the delay in steps, p a position of the output, q a position of the kernel and s the
-    stride. `DelayedLinear` describes the delays and their limits.
+    d the delay in steps, p a position of the output, q of the kernel, and s the stride.
 
     Args:
-        in_channels, out_channels, kernel_size: as in `nn.Conv2d`.
-        stride, padding, dilation, groups, bias, padding_mode: as in `nn.Conv2d`.
-        max_delay: the longest delay, in steps; 0 gives `nn.Conv2d`.
-        interpolation, delay_init, step_mode, device, dtype: as in `DelayedLinear`.
-
-    Raises:
-        ArgumentError: if ``max_delay``, ``interpolation`` or ``delay_init`` cannot work.
+        max_delay, interpolation, delay_init, step_mode: as in `DelayedLinear`, with its errors.
+        in_channels and the others: as in `nn.Conv2d`.
 
     >>> layer = DelayedConv2d(2, 3, kernel_size=3, max_delay=4, padding=1)
     >>> layer(torch.rand(8, 2, 5, 5)).shape, layer.sequence(torch.rand(10, 8, 2, 5, 5)).shape
@@ -135,6 +121,7 @@ class DelayedConv2d(DelayedLayer, nn.Conv2d):
 
     time_dim = -3
     shape = "[B, C, H, W] or [C, H, W]"
+    copies = "in_channels out_channels kernel_size stride padding dilation groups padding_mode"
 
     def __init__(
         self,
@@ -169,18 +156,13 @@ class DelayedConv2d(DelayedLayer, nn.Conv2d):
         delay_init: DelayInit = 0.0,
         step_mode: bool = True,
     ) -> Self:
-        """Builds a delayed layer that shares the Parameters of ``layer``; see the constructor.
-
-        Raises:
-            ArgumentError: if an argument cannot work, or if ``layer`` lacks plain Parameters.
+        """Builds a delayed layer as `DelayedLinear.from_linear` does.
 
         >>> plain = nn.Conv2d(4, 6, kernel_size=3, stride=2)
         >>> DelayedConv2d.from_conv2d(plain, max_delay=4).weight is plain.weight
         True
         """
-        names = "in_channels out_channels kernel_size stride padding dilation groups padding_mode"
-        options = {"max_delay": max_delay, "interpolation": interpolation, "step_mode": step_mode}
-        return cls._from_plain(layer, names, delay_init, **options)
+        return cls._from_plain(layer, max_delay, interpolation, delay_init, step_mode)
 
     def _respond(self, window: Tensor, kernel: Tensor) -> Tensor:
         # `functional.conv2d` could replace `_conv_forward` if it knew the modes of padding.
@@ -192,8 +174,8 @@ class DelayedConv2d(DelayedLayer, nn.Conv2d):
         # `nn.Conv2d` works out padding="same" for itself alone, so its result has no public name.
         frames = functional.pad(window.flatten(-4, -3), self._reversed_padding_repeated_twice, mode)
         padded = frames.reshape(*window.shape[:-2], *frames.shape[-2:])
-        stride, dilation = (1, *self.stride), (1, *self.dilation)
-        return functional.conv3d(padded, kernel, self.bias, stride, 0, dilation, self.groups)
+        steps = {"stride": (1, *self.stride), "dilation": (1, *self.dilation)}
+        return functional.conv3d(padded, kernel, self.bias, **steps, groups=self.groups)
 
     def _accepts(self, shape: torch.Size) -> bool:
         return len(shape) in (3, 4) and shape[-3] == self.in_channels

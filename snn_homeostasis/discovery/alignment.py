@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -25,17 +24,10 @@ OTHER_FEATURES = "with other features than the layer has channels"
 
 @dataclass(frozen=True)
 class Alignment:
-    """How the input of a neuron, or of a norm, follows the output of a layer.
+    """How the input of a neuron, or of a norm, follows the output of a layer."""
 
-    Attributes:
-        slope: the largest derivative; 0 if the input does not change with the output, None if no
-            gradient connects the two.
-        sign: 1 if the input rises with the output, -1 if it falls, 0 if both occur.
-        problem: why the input does not show the layer's channels in order, or None.
-    """
-
-    slope: float | None = None
-    sign: int = 1
+    slope: float | None = None  # the largest derivative; None if no gradient connects the two
+    sign: int = 1  # 1 if the input rises with the output, -1 if it falls, 0 if both occur
     problem: str | None = None
 
     @classmethod
@@ -47,30 +39,12 @@ class Alignment:
         return cls(max(slopes, default=None), signs.pop() if len(signs) == 1 else 0, problem)
 
 
-def align(received: Tensor, drivers: Sequence[tuple[Connection, Source]]) -> list[Alignment]:
-    """Compares the channels of layers with the features of an input ``[B, *N]``.
-
-    Three derivatives are taken by the output of each layer, or of the norm behind it: of the sum
-    over the input, of the sum with a random weight w for each entry, and with c·w, where c is
-    random for each feature. If feature f depends on channel f alone, the third derivative is c
-    times the second. If the first is zero and the second is not, a normalisation cancels what is
-    added to the output. The first gives the sign.
-
-    Returns:
-        One alignment for each driver.
-    """
-    layouts: dict[tuple[type, int], list[int]] = defaultdict(list)
-    for index, (connection, _) in enumerate(drivers):
-        layouts[type(connection), connection.features].append(index)
-    aligned: dict[int, Alignment] = {}
-    for indices in layouts.values():
-        connection, sources = drivers[indices[0]][0], [drivers[index][1] for index in indices]
-        aligned |= zip(indices, _align_layout(received, connection, sources), strict=True)
-    return [aligned[index] for index in range(len(drivers))]
-
-
 @torch.enable_grad()
-def _align_layout(received: Tensor, connection: Connection, sources: Sequence[Source]) -> list[Alignment]:
+def align(received: Tensor, connection: Connection, sources: Sequence[Source]) -> list[Alignment]:
+    """Compares the channels of layers of one layout with the features of an input ``[B, *N]``."""
+    # Three derivatives by each source: of the sum over the input, of the sum weighted by w, random
+    # for each entry, and by c·w, with c random for each feature. If feature f depends on channel f
+    # alone, the third is c times the second. If only the first is zero, a norm cancels additions.
     try:
         rows = connection.positions(received)
     except (RuntimeError, IndexError):
@@ -87,12 +61,12 @@ def _align_layout(received: Tensor, connection: Connection, sources: Sequence[So
 def _derivatives(rows: Tensor, sources: Sequence[Source]) -> list[Tensor | None]:
     """The derivative of the sum of the rows by the shift of each source."""
     shifts = [source.shift for source in sources if source.shift is not None]
-    grads: Sequence[Tensor | None] = [None] * len(shifts)
+    grads: dict[Tensor | None, Tensor | None] = {}
     if shifts and rows.requires_grad:
         with suppress(RuntimeError):  # reentrant checkpoints refuse `grad`
-            grads = torch.autograd.grad(rows.sum(), shifts, retain_graph=True, allow_unused=True)
-    known = dict(zip(map(id, shifts), grads, strict=True))
-    return [known.get(id(source.shift)) for source in sources]
+            values = torch.autograd.grad(rows.sum(), shifts, retain_graph=True, allow_unused=True)
+            grads |= zip(shifts, values, strict=True)
+    return [grads.get(source.shift) for source in sources]
 
 
 def _judge(

@@ -1,9 +1,7 @@
 """Builds the cells that were found, and warns about what may surprise."""
 
-from __future__ import annotations
-
 from collections import defaultdict
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
 
 from torch import nn
@@ -19,16 +17,12 @@ Built = Sequence[tuple[FoundCell, Cell]]
 
 
 def build_cells(model: nn.Module, found: Sequence[FoundCell], param: str, frozen: Collection[str]) -> Built:
-    """Builds the cells whose layer has the parameter; only the named neurons may have a frozen layer.
-
-    Raises:
-        ArgumentError: if no layer of a neuron has the parameter. It names all such neurons.
-        HomeostasisError: if cells cannot be built. It has the messages of all of them.
-    """
+    """Builds the cells whose layer has the parameter, for the frozen neurons also one without gradient."""
     offering: list[tuple[FoundCell, Cell]] = []
     left_out: list[str] = []
     for each, cell in _build(model, found if param == "bias" else _once_per_layer(found)):
-        if _offers(cell, param, each.neuron in frozen):
+        reference = cell.connection.references.get(param)
+        if reference is not None and (each.neuron in frozen or reference.leaf.requires_grad):
             offering.append((each, cell))
         elif not _is_inside(each):
             left_out.append(each.layer)
@@ -48,11 +42,19 @@ def build_cells(model: nn.Module, found: Sequence[FoundCell], param: str, frozen
 
 def warn_about(built: Built, param: str, by_hand: bool) -> None:
     """Warns about what a user may not expect; ``by_hand`` if the user chose among the layers."""
-    messages = [*_shared_parameters(built, param), *_signs(built)]
+    sharing: dict[int, list[FoundCell]] = defaultdict(list)
+    for each, cell in built:
+        sharing[id(cell.connection.references[param].leaf)].append(each)
+    for cells in sharing.values():
+        if len(cells) > 1:
+            warn(
+                f"One {param} drives several neurons: the {param} of {quoted(each.layer for each in cells)} "
+                f"drives {quoted(each.neuron for each in cells)}. It moves by the sum of their updates."
+            )
+    for each, _ in built:
+        _warn_about_sign(each)
     if not by_hand:
-        messages += _several_layers(built)
-    for message in messages:
-        warn(message)
+        _warn_about_several_layers(each for each, _ in built if not _is_inside(each))
 
 
 def _build(model: nn.Module, found: Sequence[FoundCell]) -> Built:
@@ -83,45 +85,26 @@ def _is_inside(found: FoundCell) -> bool:
     return found.layer.startswith(f"{found.neuron}.")
 
 
-def _offers(cell: Cell, param: str, frozen: bool) -> bool:
-    reference = cell.connection.references.get(param)
-    return reference is not None and (frozen or reference.leaf.requires_grad)
-
-
-def _several_layers(built: Built) -> Iterator[str]:
+def _warn_about_several_layers(found: Iterable[FoundCell]) -> None:
     layers: dict[str, list[str]] = defaultdict(list)
-    for each, _ in built:
-        if not _is_inside(each):
-            layers[each.neuron].append(each.layer)
+    for each in found:
+        layers[each.neuron].append(each.layer)
     for neuron, paths in layers.items():
         if len(set(paths)) > 1:
-            yield (
+            warn(
                 f"Several layers drive `{neuron}`: {quoted(paths)}. Each has a cell of its own. "
                 "Choose among them with `include=` or `exclude=`."
             )
 
 
-def _shared_parameters(built: Built, param: str) -> Iterator[str]:
-    sharing: dict[int, list[FoundCell]] = defaultdict(list)
-    for each, cell in built:
-        sharing[id(cell.connection.references[param].leaf)].append(each)
-    for cells in sharing.values():
-        if len(cells) > 1:
-            yield (
-                f"One {param} drives several neurons: the {param} of {quoted(each.layer for each in cells)} "
-                f"drives {quoted(each.neuron for each in cells)}. It moves by the sum of their updates."
-            )
-
-
-def _signs(built: Built) -> Iterator[str]:
-    for each, _ in built:
-        if each.sign < 0:
-            yield (
-                f"`{each.neuron}` fires less when `{each.layer}` puts out more: the plasticity of cell "
-                f"{each.name!r} is taken with the sign reversed. Leave it out with `exclude=`."
-            )
-        elif each.sign == 0:
-            yield (
-                f"The input of `{each.neuron}` rises with `{each.layer}` in some places and falls in others: "
-                f"cell {each.name!r} may not reach its target. Leave it out with `exclude=`."
-            )
+def _warn_about_sign(found: FoundCell) -> None:
+    if found.sign < 0:
+        warn(
+            f"`{found.neuron}` fires less when `{found.layer}` puts out more: the plasticity of cell "
+            f"{found.name!r} is taken with the sign reversed. Leave it out with `exclude=`."
+        )
+    elif found.sign == 0:
+        warn(
+            f"The input of `{found.neuron}` rises with `{found.layer}` in some places and falls in others: "
+            f"cell {found.name!r} may not reach its target. Leave it out with `exclude=`."
+        )

@@ -1,8 +1,6 @@
 """Finds the cells of a model, or says for every neuron why its layers cannot be known."""
 
-from __future__ import annotations
-
-from collections import defaultdict
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +11,7 @@ from ..cells import Cell
 from ..errors import UnpairedNeuronError, warn
 from ..layers import is_layer
 from .chains import chain_links
-from .links import Choice, Link, Pairs, apply_pairs, describe, filter_links, mark_unverified, quoted
+from .links import Choice, Link, Pairs, apply_choices, describe, quoted
 from .tracing import traced_links
 
 __all__ = ["FoundCell", "find_cells"]
@@ -105,7 +103,7 @@ def find_cells(
         links = traced_links(model, example)
     elif pairs is None:
         links = chain_links(model)
-    links = mark_unverified(filter_links(model, apply_pairs(model, links, pairs or {}), include, exclude))
+    links = apply_choices(model, links, pairs or {}, include, exclude)
     if not links or any(link.problem for link in links):
         raise UnpairedNeuronError(_report(model, links))
     for note in dict.fromkeys(note for link in links for note in link.notes):
@@ -114,16 +112,16 @@ def find_cells(
 
 
 def _named_cells(links: Sequence[Link]) -> list[FoundCell]:
-    norms: dict[str, dict[str | None, set[str | None]]] = defaultdict(lambda: defaultdict(set))
-    for link in links:
-        norms[link.neuron][link.layer].add(link.norm)
+    paths = {(link.neuron, link.layer, link.norm) for link in links}
+    norms = Counter((neuron, layer) for neuron, layer, _ in paths)
+    layers = Counter(neuron for neuron, _ in norms)
     cells = []
     for link in links:
         layer = link.layer or ""
-        parts = [link.neuron or "neuron"]
-        parts += [layer] if len(norms[link.neuron]) > 1 else []
-        parts += [link.norm] if link.norm and len(norms[link.neuron][link.layer]) > 1 else []
-        cells.append(FoundCell(":".join(parts), layer, link.neuron, link.norm, link.sign))
+        name = link.neuron or "neuron"
+        name += f":{layer}" if layers[link.neuron] > 1 else ""
+        name += f":{link.norm}" if link.norm and norms[link.neuron, layer] > 1 else ""
+        cells.append(FoundCell(name, layer, link.neuron, link.norm, link.sign))
     return cells
 
 

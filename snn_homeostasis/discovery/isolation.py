@@ -1,7 +1,5 @@
 """Runs a model on copies, and then puts everything back that the run may change."""
 
-from __future__ import annotations
-
 import copy
 import random
 import sys
@@ -23,18 +21,14 @@ Memo = dict[int, Any]
 def isolated(model: nn.Module, others: Iterable[nn.Module] = ()) -> Iterator[None]:
     """Gives a model copies of its tensors, containers and hooks while the body runs.
 
-    Afterwards, also after an exception, the modules hold their originals, with unchanged version
-    counters, and Python, NumPy and torch have their random states of before. A tensor in several
-    places has one copy. Objects outside the modules, and of classes other than tensors, arrays,
-    generators and built-in containers, are not copied. A compiled model runs eagerly. Other modules
-    keep their buffers.
+    The originals and the random states then come back. Other modules keep their buffers.
     """
     saved = [(vars(module), dict(vars(module))) for module in model.modules()]
     # `named_buffers` hides buffers that are None; a public list of all would replace this
     saved += [(module._buffers, dict(module._buffers)) for module in others]
     memo: Memo = {}
     with ExitStack() as stack:
-        stack.enter_context(_random_states(model))
+        _keep_random_states(model, stack)
         for attributes, originals in saved:
             stack.callback(attributes.update, originals)
             stack.callback(attributes.clear)  # the last callback runs first
@@ -47,10 +41,7 @@ def isolated(model: nn.Module, others: Iterable[nn.Module] = ()) -> Iterator[Non
 
 
 def copied(value: Any, memo: Memo | None = None) -> Any:
-    """Copies tensors, without their graph, arrays, generators and built-in containers; keeps other objects.
-
-    The memo maps the id of an original to its copy, for several calls.
-    """
+    """Copies tensors (without their graph), arrays, generators and built-in containers; keeps the rest."""
     memo = {} if memo is None else memo
     if id(value) not in memo:
         memo[id(value)] = _copy(value, memo)
@@ -66,11 +57,8 @@ def _copy(value: Any, memo: Memo) -> Any:
 
 @_copy.register
 def _(value: Tensor, memo: Memo) -> Tensor:
-    new = value.detach().clone()
-    if not value.requires_grad:
-        return new
-    leaf = new.requires_grad_()
-    return leaf if value.is_leaf else leaf.clone()  # in-place operations refuse leaves
+    new = value.detach().clone().requires_grad_(value.requires_grad)
+    return new if value.is_leaf else new.clone()  # in-place operations refuse leaves
 
 
 @_copy.register
@@ -107,19 +95,13 @@ def _(value: tuple[Any, ...], memo: Memo) -> Any:
 _copy.register(set, lambda value, memo: copy.copy(value))
 
 
-@contextmanager
-def _random_states(model: nn.Module) -> Iterator[None]:
+def _keep_random_states(model: nn.Module, stack: ExitStack) -> None:
+    """Has Python, NumPy and torch return to their random states when the stack closes."""
     tensors = [*model.parameters(), *model.buffers()]
     devices = {tensor.device for tensor in tensors if tensor.device.type not in ("cpu", "meta")}
-    numpy = sys.modules.get("numpy")
-    state = random.getstate(), numpy and numpy.random.get_state()
-    with ExitStack() as stack:
-        for kind in {device.type for device in devices} or {"cuda"}:
-            indices = [device.index for device in devices if device.type == kind]
-            stack.enter_context(torch.random.fork_rng(indices, device_type=kind))
-        try:
-            yield
-        finally:
-            random.setstate(state[0])
-            if numpy is not None:
-                numpy.random.set_state(state[1])
+    for kind in {device.type for device in devices} or {"cuda"}:
+        indices = [device.index for device in devices if device.type == kind]
+        stack.enter_context(torch.random.fork_rng(indices, device_type=kind))
+    stack.callback(random.setstate, random.getstate())
+    if (numpy := sys.modules.get("numpy")) is not None:
+        stack.callback(numpy.random.set_state, numpy.random.get_state())

@@ -11,9 +11,7 @@ from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode  # sees every operation; no public path yet
 
-__all__ = [
-    "Arrival", "Key", "Provenance", "ProvenanceMode", "Source", "is_whole", "shares_memory", "tensors_in"
-]  # fmt: skip
+__all__ = ["Arrival", "Key", "Provenance", "Source", "is_whole", "shares_memory", "tensors_in"]
 
 aten = torch.ops.aten
 
@@ -38,23 +36,14 @@ PRODUCTS = {
 
 @dataclass(frozen=True, eq=False)
 class Source:
-    """A layer, or a weight without its layer, that the values of a tensor come from.
-
-    Attributes:
-        path: path of the layer, or of the weight.
-        shape: shape of the output of the layer, or of the norm behind it; None for a weight.
-        shift: zeros that are added to that output, for derivatives by them; None without a graph.
-        norm: path of the normalisation behind the layer, or None.
-        before: the arrival of the layer at that norm.
-        is_factor: whether a weight is a factor of a product, as in a layer.
-    """
+    """A layer, or a weight without its layer, that the values of a tensor come from."""
 
     path: str
-    shape: torch.Size | None = None
-    shift: Tensor | None = None
+    shape: torch.Size | None = None  # of the output of the layer, or of its norm; None for a weight
+    shift: Tensor | None = None  # zeros that are added to that output, for derivatives by them
     norm: str | None = None
-    before: Arrival | None = None
-    is_factor: bool = False
+    before: Arrival | None = None  # the arrival of the layer at that norm
+    is_factor: bool = False  # whether a weight is a factor of a product, as in a layer
 
     @property
     def key(self) -> Key:
@@ -64,30 +53,24 @@ class Source:
 
 @dataclass(frozen=True, eq=False)
 class Arrival:
-    """A source, and the input of a neuron or a norm in which it arrives.
-
-    Attributes:
-        source: the source.
-        received: the input, ``[B, *N]``, or ``[T·B, *N]`` of a neuron that takes whole sequences.
-        is_part: whether the input is a part of its storage: the source may belong to the rest.
-    """
+    """A source, and the input of a neuron or a norm in which it arrives."""
 
     source: Source
-    received: Tensor
-    is_part: bool = False
+    received: Tensor  # [B, *N], or [T·B, *N] of a neuron that takes whole sequences
+    is_part: bool = False  # whether the input is a part of its storage; the source may be of the rest
 
 
 Sources = Mapping[Key, Source]
 NOTHING: Sources = {}
 
 
-class Provenance:
-    """The sources of the values in each storage. Views share a storage, and so their sources.
+class Provenance(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """The sources of the values in each storage; as a context, spreads them through every operation."""
 
-    Weights of two dimensions or more are the first sources.
-    """
+    supports_higher_order_operators = True
 
     def __init__(self, weights: Mapping[str, Tensor]) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
         # A weak reference lets the memory go, but keeps the address from a second use.
         self._table: dict[Any, Sources] = {}
         self._sweep_at = 1024
@@ -115,35 +98,23 @@ class Provenance:
             self._sweep_at = 2 * len(self._table) + 1024
         self._table[storage] = sources
 
-    def spread(self, operator: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], result: Any) -> None:
-        """Gives the results of an operation the sources of its arguments."""
-        if operator in VALUE_FREE:
-            return
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        operator = getattr(func, "overloadpacket", func)
         if operator in OVERWRITING and is_whole(args[0]):
             self.put(args[0], self.of(tensors_in(args[1:])))
-            return
-        sources = self.of(tensors_in((args, kwargs)))
+        elif operator not in VALUE_FREE:
+            self._spread(operator, (args, kwargs), result)
+        return result
+
+    def _spread(self, operator: Any, arguments: Any, result: Any) -> None:
+        sources = self.of(tensors_in(arguments))
         if operator in PRODUCTS:
             weights = [replace(each, is_factor=True) for each in sources.values() if each.shape is None]
             sources = {**sources, **{weight.key: weight for weight in weights}}
         if sources:
             for tensor in tensors_in(result):
                 self.put(tensor, sources)
-
-
-class ProvenanceMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Spreads provenance through every operation, below autograd."""
-
-    supports_higher_order_operators = True
-
-    def __init__(self, provenance: Provenance) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.provenance = provenance
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = func(*args, **(kwargs or {}))
-        self.provenance.spread(getattr(func, "overloadpacket", func), args, kwargs or {}, result)
-        return result
 
 
 def tensors_in(value: Any) -> Iterator[Tensor]:
@@ -167,7 +138,7 @@ def shares_memory(tensor: Tensor, other: Tensor) -> bool:
 
 
 def _storage(tensor: Tensor) -> Any:
-    """A weak reference, equal for equal storages; None for sparse tensors and others without one."""
+    """A weak reference, equal for equal storages; None for tensors without one, such as sparse tensors."""
     refer: Callable[[torch.UntypedStorage], Any] = StorageWeakRef
     try:
         return refer(tensor.untyped_storage())

@@ -1,10 +1,8 @@
 """Records one run of a model: what reaches each neuron, and from which layers."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from inspect import signature
 from typing import Any
@@ -17,46 +15,29 @@ from ..layers import inner_layers, is_layer
 from ..observe import SpikeHook, is_neuron, spikes_of
 from .chains import NORMS
 from .links import join
-from .provenance import Arrival, Key, Provenance, ProvenanceMode, Source, is_whole, shares_memory, tensors_in
+from .provenance import Arrival, Key, Provenance, Source, is_whole, shares_memory, tensors_in
 
 __all__ = ["NeuronRecord", "Recorder"]
 
 
 @dataclass
 class NeuronRecord:
-    """The record of one neuron.
-
-    Attributes:
-        calls: for each call, the layers whose output reaches the neuron.
-        first: the first arrival of each source.
-        last: the last arrival of each source.
-        weights: paths of weights that reach the neuron without their layer.
-    """
+    """What reaches one neuron: layers in each call, each source's first and last arrival, and weights."""
 
     calls: list[frozenset[str]] = field(default_factory=list)
     first: dict[Key, Arrival] = field(default_factory=dict)
     last: dict[Key, Arrival] = field(default_factory=dict)
-    weights: set[str] = field(default_factory=set)
+    weights: set[str] = field(default_factory=set)  # paths of weights that are used without their layer
 
 
 class Recorder:
-    """Hooks an isolated model, which drops the hooks when its isolation ends.
-
-    The output of a layer, and the spikes of a neuron, are cut from the graph behind them. Zeros are
-    added to the output of a layer: derivatives are taken by them.
-
-    Attributes:
-        modules: the model's modules by path.
-        neurons: paths of its neurons.
-        records: the record of each neuron that is called.
-        called: paths of the layers that are called.
-    """
+    """Hooks an isolated model, which drops the hooks when its isolation ends."""
 
     def __init__(self, model: nn.Module) -> None:
         self.modules = dict(model.named_modules())
         self.neurons = [path for path, module in self.modules.items() if is_neuron(module)]
         self.records: dict[str, NeuronRecord] = {}
-        self.called: set[str] = set()
+        self.called: set[str] = set()  # layers
         self._provenance = Provenance(dict(model.named_parameters()))
         self._shifts: dict[tuple[str, torch.Size], Tensor] = {}
         self._is_running = False
@@ -74,13 +55,13 @@ class Recorder:
             elif is_layer(module) and path not in inside:
                 module.register_forward_hook(partial(self._after_layer, path))
         self._is_running = True
-        with ProvenanceMode(self._provenance):
+        with self._provenance:
             yield
         self._is_running = False  # derivatives may run a checkpoint again
 
     def _after_layer(self, path: str, module: nn.Module, args: Any, output: Any) -> Any:
         self.called.add(path)
-        return self._mark_output(output, [Source(path)])
+        return self._mark(output, path, [Source(path)])
 
     def _after_norm(self, path: str, module: nn.Module, args: Any, kwargs: Any, output: Any) -> Any:
         received = _input(module, args, kwargs)
@@ -90,9 +71,8 @@ class Recorder:
         if not sources:
             return self._after_layer(path, module, args, output) if is_layer(module) else None
         before = received.clone()
-        return self._mark_output(
-            output, [Source(each.path, norm=path, before=Arrival(each, before)) for each in sources]
-        )
+        marks = [Source(each.path, norm=path, before=Arrival(each, before)) for each in sources]
+        return self._mark(output, path, marks)
 
     def _after_neuron(self, path: str, module: nn.Module, args: Any, kwargs: Any, output: Any) -> Any:
         received = _input(module, args, kwargs)
@@ -117,32 +97,29 @@ class Recorder:
         record.first = arrivals | record.first
         record.last |= arrivals
 
-    def _mark_output(self, output: Any, sources: Sequence[Source]) -> Any:
-        """The output with zeros added; all calls share the zeros, and derivatives sum over calls."""
-        origin = sources[0].norm or sources[0].path
+    def _mark(self, output: Any, path: str, sources: Sequence[Source]) -> Any:
+        """The output, cut from its graph, plus zeros; all calls share them, so derivatives sum over calls."""
 
         def mark(tensor: Tensor) -> Tensor:
             shift = None
             if tensor.is_floating_point() and torch.is_grad_enabled():
                 zeros = torch.zeros_like(tensor, requires_grad=True)
-                shift = self._shifts.setdefault((origin, tensor.shape), zeros)
+                shift = self._shifts.setdefault((path, tensor.shape), zeros)
                 tensor = tensor.detach() + shift
             if self._is_running:
-                marked = [Source(each.path, tensor.shape, shift, each.norm, each.before) for each in sources]
-                self._provenance.put(tensor, {source.key: source for source in marked})
+                marked = {each.key: replace(each, shape=tensor.shape, shift=shift) for each in sources}
+                self._provenance.put(tensor, marked)
             return tensor
 
         return tree_map_only(Tensor, mark, output)
 
     def _cut(self, output: Any, spikes: Tensor) -> Any:
         """The output without the provenance of its spikes: other layers carry them on."""
-        views = [tensor for tensor in tensors_in(output) if shares_memory(tensor, spikes)]
-        cut = views or list(tensors_in(output))
+        views = {tensor for tensor in tensors_in(output) if shares_memory(tensor, spikes)}
+        cut = views or set(tensors_in(output))
         for tensor in cut:
             self._provenance.put(tensor, {})
-        return tree_map_only(
-            Tensor, lambda each: each.detach() if any(each is other for other in cut) else each, output
-        )
+        return tree_map_only(Tensor, lambda each: each.detach() if each in cut else each, output)
 
 
 def _input(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:

@@ -1,11 +1,9 @@
 """Links of any model: it runs once on an example, and its data is followed from layers to neurons."""
 
-from __future__ import annotations
-
 import sys
 from collections import defaultdict, deque
 from collections.abc import Iterator, Mapping
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from typing import Any
 
 import torch
@@ -13,11 +11,11 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from ..errors import HomeostasisError
-from ..layers import Connection, connect_cell, inner_layers
+from ..layers import Connection, connect_cell
 from ..observe import all_neurons, is_neuron
 from .alignment import Alignment, align
 from .isolation import copied, isolated
-from .links import Link, inner_links, join, quoted
+from .links import Link, inner_links, quoted
 from .provenance import Arrival, Key, Source
 from .recorder import NeuronRecord, Recorder
 from .unsupported import unsupported_modules
@@ -27,20 +25,15 @@ __all__ = ["traced_links"]
 
 def traced_links(model: nn.Module, example: Any) -> list[Link]:
     """The links that a run on an example shows. The run leaves the model unchanged."""
-    if isinstance(model, DistributedDataParallel):  # its own forward waits for other processes
-        return [link.below("module") for link in traced_links(model.module, example)]
     if problems := unsupported_modules(model):
         return problems
-    wants_graph = torch.is_grad_enabled()
-    with torch.inference_mode(False), torch.enable_grad():
-        try:
+    failures = () if torch.is_grad_enabled() else (RuntimeError,)
+    with torch.inference_mode(False):
+        with torch.enable_grad(), suppress(*failures):
             return _trace(model, example)
-        except RuntimeError:
-            if wants_graph:
-                raise
-    # the model may change parameters in place, which works without gradients alone
-    with torch.inference_mode(False), torch.no_grad():
-        return _trace(model, example)
+        # the model may change parameters in place, which works without gradients alone
+        with torch.no_grad():
+            return _trace(model, example)
 
 
 def _trace(model: nn.Module, example: Any) -> list[Link]:
@@ -53,7 +46,6 @@ def _trace(model: nn.Module, example: Any) -> list[Link]:
 
 
 def _links(recorder: Recorder, path: str) -> list[Link]:
-    """The links of one neuron."""
     record = recorder.records.get(path)
     if record is None:
         return [Link(path, problem="it was not called as `neuron(...)`; no hook sees `neuron.forward(...)`")]
@@ -64,8 +56,7 @@ def _links(recorder: Recorder, path: str) -> list[Link]:
 
 def _problem(recorder: Recorder, path: str, record: NeuronRecord) -> str | None:
     """Why the layers of a neuron cannot be known, or None."""
-    known = {join(path, name) for name in inner_layers(recorder.modules[path])}
-    unknown = {layer for layer in recorder.called - known if layer.startswith(f"{path}.")}
+    unknown = {layer for layer in recorder.called if layer.startswith(f"{path}.")}
     if unknown:
         return f"it computes with {quoted(sorted(unknown))}, which is not a known layer of such a neuron"
     calls = dict.fromkeys(record.calls)
@@ -89,7 +80,6 @@ def _instead(recorder: Recorder, record: NeuronRecord) -> str:
 
 
 def _drivers(recorder: Recorder, path: str, record: NeuronRecord) -> list[Link]:
-    """The links of the layers that reach a neuron."""
     first = _align(recorder, path, record.first)
     last = first if record.last == record.first else _align(recorder, path, record.last)
     aligned = {key: Alignment.of_all([first[key], last[key]]) for key in first}
@@ -127,20 +117,21 @@ def _notes(path: str, record: NeuronRecord, elsewhere: set[str]) -> Iterator[str
 def _align(recorder: Recorder, path: str, arrivals: Mapping[Key, Arrival]) -> dict[Key, Alignment]:
     """Compares each arrival with its layer; a problem at the norm in front of the neuron comes first."""
     aligned: dict[Key, Alignment] = {}
-    together: dict[Tensor, list[tuple[Key, Connection]]] = defaultdict(list)
+    layouts: dict[tuple[Tensor, type, int], dict[Key, Connection]] = defaultdict(dict)
     for key, arrival in arrivals.items():
         try:
             connection = connect_cell(recorder.modules[arrival.source.path], recorder.modules[path])
         except HomeostasisError:  # the cell raises it again, with more detail
             aligned[key] = Alignment(1.0)
         else:
-            together[arrival.received].append((key, connection))
-    for received, group in together.items():
-        drivers = [(connection, arrivals[key].source) for key, connection in group]
-        aligned |= zip([key for key, _ in group], align(received, drivers), strict=True)
+            layouts[arrival.received, type(connection), connection.features][key] = connection
+    for (received, *_), connections in layouts.items():
+        connection, sources = next(iter(connections.values())), [arrivals[key].source for key in connections]
+        aligned |= zip(connections, align(received, connection, sources), strict=True)
     at_norms = {key: each.source.before for key, each in arrivals.items() if each.source.before is not None}
     before = _align(recorder, path, at_norms) if at_norms else {}
-    return aligned | {key: alignment for key, alignment in before.items() if alignment.problem}
+    aligned |= {key: alignment for key, alignment in before.items() if alignment.problem}
+    return {key: aligned[key] for key in arrivals}
 
 
 def _run(model: nn.Module, example: Any) -> None:
@@ -152,7 +143,9 @@ def _run(model: nn.Module, example: Any) -> None:
     args, kwargs = ((), example) if isinstance(example, dict) else (example, {})
     args = args if isinstance(args, tuple) else (args,)
     try:
-        result = model(*args, **kwargs)
+        # the wrapper's own forward waits for other processes
+        forward = model.module if isinstance(model, DistributedDataParallel) else model
+        result = forward(*args, **kwargs)
         if isinstance(result, Iterator):
             deque(result, maxlen=0)
     except Exception as error:

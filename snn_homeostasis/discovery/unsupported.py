@@ -1,7 +1,5 @@
 """Modules that cannot run on copies of their tensors, or whose data cannot be followed."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 import torch
