@@ -68,15 +68,9 @@ class HomeostasisWarning(UserWarning):
 def require(
     condition: bool, name: str, expected: str, found: object, remedy: str, *, show: str | None = None
 ) -> None:
-    """Raises ArgumentError unless a condition holds: "`name` should expected. Found found. remedy".
+    """Raises ArgumentError unless a condition holds: "`name` should expected. Found show. remedy".
 
-    Args:
-        condition: what has to be true.
-        name: the name of the argument.
-        expected: what it should be.
-        found: its value.
-        remedy: a sentence that says what to do.
-        show: what to print in place of ``name = found``.
+    Without ``show`` it prints ``name = found``.
     """
     if not condition:
         seen = show if show is not None else f"`{name} = {found!r}`"

@@ -12,13 +12,7 @@ __all__ = ["owner_of", "require_finite_rates", "require_finite_updates", "requir
 
 
 def require_no_waiting_graph(units: Iterable[Unit]) -> None:
-    """Checks that no graph waits for a parameter that is about to change.
-
-    It looks at the graph of the last observed call of each cell.
-
-    Raises:
-        WaitingGraphError: naming every cell with such a parameter.
-    """
+    """Raises WaitingGraphError if the last observed call of a cell needs a parameter as it is."""
     waiting = [
         repr(unit.name)
         for unit in units
@@ -56,8 +50,7 @@ def require_finite_updates(units: Sequence[Unit], changes: Sequence[Change]) -> 
 
 
 def _membranes(units: Sequence[Unit]) -> list[tuple[Unit, Tensor]]:
-    pairs = [(unit, unit.hook.membrane) for unit in units]
-    return [(unit, membrane) for unit, membrane in pairs if membrane is not None]
+    return [(unit, membrane) for unit in units if (membrane := unit.hook.membrane) is not None]
 
 
 def owner_of(slot: Slot, units: Iterable[Unit]) -> Unit:

@@ -14,13 +14,7 @@ __all__ = ["Unit"]
 
 
 class Unit:
-    """A registered cell, its settings, its estimator and its slots.
-
-    Attributes:
-        state: plasticity, target, param, batch_reduction; each may change at any time.
-        rate: the estimator of this cell alone.
-        slots: the updater slots of the cell, by kind.
-    """
+    """A registered cell with its settings (``state``), its estimator (``rate``) and its slots by kind."""
 
     def __init__(self, name: str, cell: Cell, settings: Settings) -> None:
         _require_param(name, cell, settings.param)

@@ -1,10 +1,9 @@
 """Compares what a neuron receives with a layer's channels: their order, and the sign."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -31,7 +30,7 @@ class Alignment:
     problem: str | None = None
 
     @classmethod
-    def of_all(cls, calls: Sequence[Alignment]) -> Alignment:
+    def of_all(cls, calls: Sequence[Self]) -> Self:
         """The alignment that several calls of a neuron show together."""
         slopes = [each.slope for each in calls if each.slope is not None]
         signs = {each.sign for each in calls if each.slope != 0.0}

@@ -43,12 +43,7 @@ class FoundCell:
     sign: int = 1
 
     def build(self, model: nn.Module) -> Cell:
-        """Builds the cell from the model's modules.
-
-        Raises:
-            UnsupportedLayerError: if the class of the layer is not registered.
-            UnsupportedNeuronError: if the neuron emits no spikes.
-        """
+        """Builds the cell of these modules; errors as in `Cell`."""
         norm = None if self.norm is None else model.get_submodule(self.norm)
         return Cell(model.get_submodule(self.layer), model.get_submodule(self.neuron), norm)
 

@@ -1,7 +1,5 @@
 """Provenance: which layers and weights the values of a tensor come from."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -42,7 +40,7 @@ class Source:
     shape: torch.Size | None = None  # of the output of the layer, or of its norm; None for a weight
     shift: Tensor | None = None  # zeros that are added to that output, for derivatives by them
     norm: str | None = None
-    before: Arrival | None = None  # the arrival of the layer at that norm
+    before: "Arrival | None" = None  # the arrival of the layer at that norm
     is_factor: bool = False  # whether a weight is a factor of a product, as in a layer
 
     @property

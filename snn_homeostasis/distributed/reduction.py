@@ -24,13 +24,9 @@ __all__ = ["Processes", "Several"]
 
 
 class Processes:
-    """The processes that train one model: here one, which shares nothing and raises at once.
+    """The processes that train one model: here one, which shares nothing and raises at once."""
 
-    Attributes:
-        group: their process group, None if there is only one process.
-    """
-
-    group: Any = None
+    group: Any = None  # their process group, if there are several
     _nothing = nullcontext()
 
     def deferring(self, *errors: type[Exception]) -> AbstractContextManager[None]:

@@ -38,18 +38,13 @@ class SpikeHook:
     Args:
         module: the user's neuron; it is neither wrapped nor changed.
         check: is called with the shape ``[B, *N]`` whenever that differs from the last one.
-
-    Attributes:
-        frozen: whether a call in eval mode came after the last observation.
-        group: the process group that trains the model, once it is known.
-        find_group: gives the process group of a DistributedDataParallel that runs the neuron.
     """
 
     def __init__(self, module: nn.Module, check: Callable[[torch.Size], None]) -> None:
         check_neuron(module)
         self.module = module
-        self.frozen = False
-        self.group: Any = None
+        self.frozen = False  # whether a call in eval mode came after the last observation
+        self.group: Any = None  # the process group that trains the model, once it is known
         self.find_group: Callable[[DistributedDataParallel], Any] = _no_group
         self._listeners: tuple[SpikeListener, ...] = ()
         self._check = check

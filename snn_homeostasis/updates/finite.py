@@ -12,14 +12,9 @@ __all__ = ["require_finite"]
 
 
 def require_finite(tensors: Sequence[Tensor], describe: Callable[[], Iterable[str]]) -> None:
-    """Raises `NonFiniteError` if a tensor holds NaN or infinity; waits for the device once.
+    """Raises NonFiniteError if a tensor holds NaN or infinity; waits for the device once.
 
-    Args:
-        tensors: any tensors.
-        describe: says whose they are, one phrase per tensor; only an error asks for it.
-
-    Raises:
-        NonFiniteError: naming every such tensor.
+    Only then it asks ``describe`` for one phrase per tensor, which says whose it is.
     """
     if not tensors:
         return

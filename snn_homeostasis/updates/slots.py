@@ -34,7 +34,6 @@ class Slot(TensorState):
         samples: tells the number of samples that the cell observes; only several processes ask.
 
     Attributes:
-        contributions: those that wait for an update.
         residue: what rounding to half precision took from the last update; it goes into the next one.
         sharded: whether each process holds a piece of the parameter.
         shared: whether several processes train the parameter, and have to sum what they contribute.

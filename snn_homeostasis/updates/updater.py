@@ -31,12 +31,7 @@ def _slot_property(kind: str) -> property:
 
 
 class Updater:
-    """The slots of one cell: ``updater.weight = (pos, neg)`` adds, ``updater()`` applies all.
-
-    Args:
-        connection: has the parameters.
-        samples: tells the number of samples that the cell observes.
-    """
+    """The slots of one cell: ``updater.weight = (pos, neg)`` adds, ``updater()`` applies all."""
 
     __slots__ = ("is_open", "slots")  # a misspelt slot is an error
 
@@ -50,12 +45,7 @@ class Updater:
 
     @without_gradients
     def __call__(self) -> None:
-        """Applies every slot through its bounds, once, and empties it.
-
-        Raises:
-            NonFiniteError: if a change is not finite. No parameter has changed then.
-            HomeostasisError: if several processes share the slots.
-        """
+        """Applies every slot through its bounds, once, and empties it; no error changes a parameter."""
         self._require_open()
         self._require_alone()
         changes = changes_of(self.slots.values())
@@ -74,12 +64,7 @@ class Updater:
         self.clear()
 
     def slot(self, kind: str) -> Slot:
-        """Returns the slot of ``"weight"``, ``"bias"`` or ``"delay"``.
-
-        Raises:
-            RemovedCellError: if the cell was removed.
-            AttributeError: if the layer has no such parameter.
-        """
+        """Returns the slot of ``"weight"``, ``"bias"`` or ``"delay"``, if the layer has it."""
         self._require_open()
         if kind not in self.slots:
             raise AttributeError(f"the layer has no {kind}; its slots are {', '.join(self.slots) or 'none'}")
