@@ -71,7 +71,7 @@ class Rule(ABC):
             signed: whether the difference of the two parts is enough. A linear rule gives it from the
                 mean over the samples: at a batch of 128 a tenth of the work.
         """
-        state, samples = unit.state, unit.hook.samples
+        state, samples = unit.state, unit.samples
         summed = state.batch_reduction in SUMS
         signed = signed and state.batch_reduction in POOLABLE
         sums = unit.summed_estimate(target, samples=signed) if self.linear else None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -440,7 +440,23 @@ def case(id: str) -> Case:
     return next(each for each in CASES if each.id == id)
 
 
-class Puppet:
+def pairwise(*factors: Iterable[Any]) -> list[tuple[Any, ...]]:
+    """Few rows in which every value of each factor meets every value of each other factor.
+
+    Each row is the one that adds the most pairs, so the result is the same at each call.
+    """
+    values = [list(factor) for factor in factors]
+    rows = list(itertools.product(*(range(len(each)) for each in values)))
+    pairs = {row: set(itertools.combinations(enumerate(row), 2)) for row in rows}
+    missing, chosen = set().union(*pairs.values()), []
+    while missing:
+        best = max(rows, key=lambda row: len(pairs[row] & missing))
+        missing -= pairs[best]
+        chosen.append(tuple(each[index] for each, index in zip(values, best, strict=True)))
+    return chosen
+
+
+class CommandedCell:
     """A layer, and neurons that fire on command: every rate is known."""
 
     def __init__(self, size: int = 1, *, value: float = 0.0, dtype: torch.dtype = torch.float32) -> None:

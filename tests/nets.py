@@ -1,6 +1,6 @@
 """Small nets for the tests of training, each with an input that fits, and a plain count of spikes."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import snntorch as snn
@@ -82,6 +82,17 @@ class Recount:
     @property
     def rate(self) -> Tensor:
         return self.total / self.steps
+
+
+def hooks_of(net: nn.Module) -> int:
+    """The number of hooks on a module and all inside it; torch has no public count."""
+    kinds = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_forward_hooks_with_kwargs")
+    return sum(len(getattr(module, kind)) for module in net.modules() for kind in kinds)
+
+
+def bytes_of(state: Mapping[str, Tensor]) -> int:
+    """The memory of the tensors in a state dict, without its counters."""
+    return sum(value.numel() * value.element_size() for value in state.values() if value.ndim > 0)
 
 
 def snapshot(net: nn.Module) -> dict[str, Tensor]:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from nets import leaky, spikes
+from nets import bytes_of, leaky, spikes
 from snntorch import utils
 from torch import Tensor, nn
 
@@ -29,7 +29,7 @@ class Soaked:
     Attributes:
         drift: the largest relative difference between a reported and a recounted rate.
         growth: of the process memory from the middle of the run to its end, in MiB.
-        state: bytes of the homeostasis at the end.
+        state: bytes of the state of the homeostasis at the end.
     """
 
     drift: float
@@ -38,7 +38,7 @@ class Soaked:
 
 
 def build() -> tuple[nn.Module, torch.optim.Optimizer, LinearHomeostasis]:
-    net = nn.Sequential(nn.Linear(6, 8), leaky(), nn.Linear(8, 3), leaky())
+    net = nn.Sequential(nn.Linear(6, 8), leaky(), nn.Linear(8, 3), leaky()).float()
     optimizer = torch.optim.AdamW(net.parameters(), 1e-3)
     homeostasis = LinearHomeostasis(1e-3, 0.2, bounds=ClampBounds(-2.0, 2.0)).attach(net)
     return net, optimizer, homeostasis.follow(optimizer)
@@ -92,8 +92,7 @@ def soak(iterations: int, steps: int = 2) -> Soaked:
         ((rate - recounts[name].total / recounts[name].steps).abs() / rate).max().item()
         for name, rate in homeostasis.rates().items()
     ]
-    state = sum(buffer.numel() * buffer.element_size() for buffer in homeostasis.buffers())
-    return Soaked(max(drifts), memory() - warm, state)
+    return Soaked(max(drifts), memory() - warm, bytes_of(homeostasis.state_dict()))
 
 
 if __name__ == "__main__":

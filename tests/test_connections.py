@@ -90,17 +90,15 @@ def test_like_bias_gives_the_shape_of_the_bias(each):
     assert connection.like_bias(k).shape == connection.bias.shape == built.parameter("bias").shape
 
 
-@pytest.mark.parametrize(("each", "kind"), PARAMS, ids=str)
-def test_connection_names_the_parameter_itself(each, kind):
-    built = each.build()
-    assert torch.equal(getattr(built.cell().connection, kind), built.parameter(kind))
-
-
 @pytest.mark.parametrize("each", CASES, ids=str)
-def test_missing_parameters_are_none(each):
-    connection = each.build().cell().connection
-    missing = {"weight", "bias", "delay"} - set(each.drivers)
-    assert [getattr(connection, kind) for kind in missing] == [None] * len(missing)
+def test_connection_names_the_parameters_and_no_others(each):
+    built = each.build()
+    connection = built.cell().connection
+    for kind in ("weight", "bias", "delay"):
+        if kind in each.drivers:
+            assert torch.equal(getattr(connection, kind), built.parameter(kind))
+        else:
+            assert getattr(connection, kind) is None
 
 
 @pytest.mark.parametrize(("each", "kind"), PARAMS, ids=str)
@@ -112,21 +110,14 @@ def test_view_gives_each_parameter_the_neurons_named_by_hand(each, kind):
 
 
 @pytest.mark.parametrize(("each", "kind"), PARAMS, ids=str)
-def test_neurons_depend_on_no_parameter_beside_those_of_the_view(each, kind):
+def test_view_agrees_with_autograd(each, kind):
     built = each.build()
     depends = gradients_of_each_neuron(each, built, kind)
     view = views_of_each_neuron(built.cell().connection, kind, each.shape, depends.shape[1:])
-    assert not (depends & ~view).any()
-
-
-@pytest.mark.parametrize(("each", "kind"), PARAMS, ids=str)
-def test_neurons_depend_on_some_parameter_of_every_set_in_the_view(each, kind):
-    built = each.build()
-    depends = gradients_of_each_neuron(each, built, kind)
-    view = views_of_each_neuron(built.cell().connection, kind, each.shape, depends.shape[1:])
+    assert not (depends & ~view).any()  # no neuron depends on a parameter outside its view
     depends, view = (mask.reshape(len(mask), -1) for mask in (depends, view))
     for shared in np.unique(view, axis=1).T:
-        sharing = (view == shared[:, None]).all(0)
+        sharing = (view == shared[:, None]).all(0)  # the parameters that the same neurons share
         assert np.array_equal(depends[:, sharing].any(1), shared)
 
 
@@ -218,14 +209,14 @@ def test_one_to_one_without_a_parameter_is_refused():
     ],
     ids=str,
 )
-def test_neurons_that_do_not_fit_the_layer_are_refused_at_the_first_spikes(layer, spikes):
+def test_neurons_that_do_not_fit_are_refused_at_first_spikes(layer, spikes):
     neuron = snn.Leaky(beta=0.9, init_hidden=True)
     cell = Cell(layer, neuron)
     with pytest.raises(ArgumentError, match="features of") as caught:
         neuron(torch.rand(spikes))
     assert type(layer).__name__ in str(caught.value)
     assert str(list(spikes)) in str(caught.value)
-    assert not cell.neuron.has_run
+    assert not cell.neuron.samples
 
 
 @pytest.mark.parametrize("spikes", [(BATCH, 4), (BATCH, 5, 2), (5, BATCH)], ids=str)
@@ -234,7 +225,7 @@ def test_one_to_one_weight_that_does_not_fit_is_refused(spikes):
     cell = Cell(snn.RLeaky(all_to_all=False, V=torch.full((5,), 0.5), beta=0.9).recurrent, neuron)
     with pytest.raises(ArgumentError, match="5 features of RecurrentOneToOne"):
         neuron(torch.rand(spikes))
-    assert not cell.neuron.has_run
+    assert not cell.neuron.samples
 
 
 @pytest.mark.parametrize("batch", [1, BATCH, 5])
@@ -243,7 +234,7 @@ def test_one_to_one_weight_for_each_sample_is_refused(batch):
     cell = Cell(neuron.recurrent, neuron)
     with pytest.raises(ArgumentError, match="RecurrentOneToOne"):
         neuron(torch.rand(batch, 5))
-    assert not cell.neuron.has_run
+    assert not cell.neuron.samples
 
 
 @pytest.mark.parametrize(
@@ -260,7 +251,7 @@ def test_input_without_a_batch_is_refused(layer, inputs, words):
     cell = Cell(layer, neuron)
     with pytest.raises(ArgumentError, match=words):
         neuron(layer(torch.rand(inputs)))
-    assert not cell.neuron.has_run
+    assert not cell.neuron.samples
 
 
 def test_sequence_without_a_batch_is_one_sample():
@@ -281,7 +272,7 @@ class Gain(nn.Module):
         return x * self.weight
 
 
-def test_own_layer_works_once_registered():
+def test_a_users_layer_works_once_registered():
     net = nn.Sequential(Gain(5), snn.Leaky(beta=0.9, init_hidden=True))
     with pytest.raises(UnsupportedLayerError, match="whose receptive view is known"):
         Cell(net[0], net[1])
@@ -292,7 +283,7 @@ def test_own_layer_works_once_registered():
     assert torch.equal(net[0].weight, torch.tensor([1.25, 1.25, 1.25, 0.75, 0.75]))
 
 
-def test_own_connection_may_add_a_layer_that_has_other_names():
+def test_a_users_connection_may_have_other_names():
     class Shift(nn.Module):
         def __init__(self):
             super().__init__()

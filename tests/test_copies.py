@@ -105,7 +105,7 @@ def test_layers_tied_after_attach_get_one_update():
     assert net[0].weight._version - version == 2  # one addition and one clamp
 
 
-def test_layers_that_were_tied_and_are_loaded_apart_get_two():
+def test_layers_that_are_no_longer_tied_get_two_updates():
     net, homeostasis = tied_nets()
     net[2].weight = net[0].weight
     present(net)
@@ -158,7 +158,7 @@ def test_resuming_in_the_middle_of_training_is_bit_identical(rate, dtype):
     run = build()
     for iteration in range(4):
         iterate(*run, iteration)
-    run[2].cells["1"].updater.bias = (torch.full((8,), 1e-4), None)  # of no registered rule
+    run[2].cells["1"].updater.bias = (torch.full((8,), 1e-4), None)  # which no rule has given
     file = io.BytesIO()
     utils.reset(run[0])
     torch.save([each.state_dict() for each in run], file)
@@ -180,7 +180,7 @@ def test_resuming_in_the_middle_of_training_is_bit_identical(rate, dtype):
 
 @pytest.mark.parametrize("rate", [CumulativeRate, functools.partial(ExponentialRate, 20.0)])
 @pytest.mark.parametrize("mode", [torch.inference_mode, torch.no_grad])
-def test_state_made_in_a_mode_works_outside_of_it(mode, rate):
+def test_state_made_in_a_mode_works_outside_it(mode, rate):
     net, homeostasis = attached(rate=rate)
     with mode():
         present(net)
@@ -234,7 +234,7 @@ def test_replicas_of_data_parallel_are_refused():
     assert homeostasis.units["1"].rate.steps == 3
 
 
-def test_parameters_that_need_no_gradient_are_regulated_on_request_only():
+def test_frozen_parameters_are_regulated_only_on_request():
     net = linear().requires_grad_(False)
     with pytest.raises(ArgumentError, match="name a frozen layer in `pairs=`"):
         LinearHomeostasis(0.02, 0.2).attach(net)

@@ -1,4 +1,4 @@
-"""No tensor is made on another device than the model's: shown on the meta device, which has no values."""
+"""Every tensor is made on the device of the model: the meta device here, which has no values."""
 
 import functools
 

@@ -45,8 +45,8 @@ from snn_homeostasis import (
 pytestmark = pytest.mark.skipif(not dist.is_available(), reason="torch was built without distributed")
 
 SIZE, STEPS, FEATURES = 2, 4, 6
-WAIT = timedelta(seconds=60)  # of a collective
-DEADLINE = 120  # of one scenario, in seconds
+WAIT = timedelta(seconds=60)  # how long a collective waits for the other process
+DEADLINE = 150  # seconds for one scenario; more than two waits, of which the second sees the first fail
 SCENARIOS: dict[str, Callable[[int], None]] = {}
 
 
@@ -69,7 +69,7 @@ def in_process(rank: int, folder: str) -> None:
     torch.set_num_threads(1)
     torch.set_grad_enabled(False)  # only `train` runs a backward
     warnings.simplefilter("error")
-    # of torch's own tracing
+    # torch warns of its own code when it traces
     warnings.filterwarnings("ignore", ".*Function.*should not be instantiated", DeprecationWarning)
     warnings.filterwarnings("ignore", "The .grad attribute of a Tensor", UserWarning)
     store = dist.FileStore(f"{folder}/store", SIZE)
@@ -85,9 +85,10 @@ def in_process(rank: int, folder: str) -> None:
         partial = Path(folder, f"{number}.{rank}.partial")
         partial.write_text(report)
         partial.rename(partial.with_suffix(""))  # a report is there as a whole, or not at all
-        if number + 1 < len(SCENARIOS):  # nobody leaves before all have come; of the last, one dies
+        # no process starts the next scenario before all have ended this one; in the last, one dies
+        if number + 1 < len(SCENARIOS):
             store.set(f"{number}.{rank}", "done")
-            store.wait([f"{number}.{each}" for each in range(SIZE)], WAIT)
+            store.wait([f"{number}.{each}" for each in range(SIZE)], 2 * WAIT)
         if dist.is_initialized():
             dist.destroy_process_group()
 
@@ -106,13 +107,13 @@ def reports(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reports]:
 
 
 class Reports:
-    """What each process says of each scenario; they run while the tests wait for them in turn."""
+    """The reports of the processes, which run the scenarios while the tests wait for each in turn."""
 
     def __init__(self, folder: Path, processes: list) -> None:
         self.folder, self.processes = folder, processes
 
     def of(self, number: int, rank: int) -> str:
-        """Waits for a report: a scenario has a deadline of its own, which starts when it is asked for."""
+        """Waits for the report of one process; the deadline starts when the test asks."""
         report, end = self.folder / f"{number}.{rank}", time.monotonic() + DEADLINE
         while not report.exists():
             if not self.processes[rank].is_alive():
@@ -128,26 +129,26 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("name", SCENARIOS)
 
 
-def test_scenario(reports: Reports, name: str) -> None:
+def test_scenario_passes_in_every_process(reports: Reports, name: str) -> None:
     number = list(SCENARIOS).index(name)
     for rank in range(SIZE):
         dies = (name, rank) == ("a_process_that_dies", 1)
-        said = reports.of(number, rank)
-        assert said == ("the process has ended" if dies else "passed"), f"process {rank}: {said}"
+        report = reports.of(number, rank)
+        assert report == ("the process has ended" if dies else "passed"), f"process {rank}: {report}"
 
 
 # --- models and data -------------------------------------------------------------------------
 
 
 class Double(nn.Identity):
-    """Spikes are float32 whatever the model is."""
+    """Spikes are float32 whatever the dtype of the model."""
 
     def forward(self, x: Tensor) -> Tensor:
         return x.double()
 
 
 class Net(nn.Module):
-    """A step net with its loop over time inside; float64, so that no spike hangs on rounding."""
+    """Loops over time inside; in float64, so that no spike depends on rounding."""
 
     def __init__(self, *layers: nn.Module) -> None:
         super().__init__()
@@ -175,6 +176,9 @@ def conv() -> Net:
     return Net(*front, nn.Flatten(), nn.Linear(16, 3), leaky(), Double())
 
 
+NETS = {"dense": dense, "conv": conv}
+
+
 def batch_of(*sizes: int, seed: int) -> list[Tensor]:
     """Inputs ``[B, T, features]`` of every process."""
     generator = torch.Generator().manual_seed(seed)
@@ -192,7 +196,7 @@ def ddp(net: nn.Module, sync: bool = False, **kwargs) -> DistributedDataParallel
 
 
 def require_replicas(net: nn.Module) -> None:
-    """Parameters are equal to the bit in all processes."""
+    """Checks that the parameters of all processes are equal to the bit."""
     mine = torch.cat([param.detach().flatten() for param in net.parameters()])
     everyone = [torch.empty_like(mine) for _ in range(SIZE)]
     dist.all_gather(everyone, mine)
@@ -240,13 +244,13 @@ BOUNDS = {
     ("even", "windowed", "sharp", "weight", "conv"),
 )
 def equal_to_one_process(epoch: str, rate: str, bounds: str, param: str, build: str, rank: int) -> None:
-    reference, net = globals()[build](), globals()[build]()
+    reference, net = NETS[build](), NETS[build]()
     wrapped = ddp(net)
     rule = functools.partial(LinearHomeostasis, 0.02, 0.2, param, rate=RATES[rate], bounds=BOUNDS[bounds])
     one, many = rule(process_group=None).attach(reference), rule().attach(wrapped)
     optimizers = [torch.optim.SGD(model.parameters(), 1e-3) for model in (reference, net)]
     sizes = EPOCHS[epoch]
-    for iteration in range(30):
+    for iteration in range(15):
         x = batch_of(*sizes, seed=iteration)
         train(reference, torch.cat(x), sum(sizes), 1, optimizers[0])
         train(wrapped, x[rank], sum(sizes), SIZE, optimizers[1])
@@ -274,7 +278,7 @@ def replicas_stay_equal_over_changes_of_the_batch(rate: str, bounds: str, rank: 
 
 
 @scenario(("mean",), ("sum",))
-def any_sizes_after_clear(reduction: str, rank: int) -> None:
+def batches_of_any_size_after_clear(reduction: str, rank: int) -> None:
     reference, net = dense(), dense()
     rule = functools.partial(LinearHomeostasis, 0.02, 0.2, "weight", getattr(torch, reduction))
     one = rule(bounds=BOUNDS["soft"], process_group=None).attach(reference)
@@ -289,7 +293,7 @@ def any_sizes_after_clear(reduction: str, rank: int) -> None:
 
 
 @scenario()
-def rule_called_several_times_before_the_update(rank: int) -> None:
+def several_calls_of_the_rule_share_one_update(rank: int) -> None:
     reference, net = dense(), dense()
     one = LinearHomeostasis(0.02, 0.2, process_group=None, bounds=BOUNDS["soft"]).attach(reference)
     many = LinearHomeostasis(0.02, 0.2, bounds=BOUNDS["soft"]).attach(ddp(net))
@@ -306,13 +310,13 @@ def rule_called_several_times_before_the_update(rank: int) -> None:
 
 
 def forget(homeostasis: LinearHomeostasis) -> None:
-    """The estimates alone, not what is pending."""
+    """Resets the estimates and leaves the pending parts."""
     for unit in homeostasis.units.values():
         unit.rate.reset()
 
 
 @scenario()
-def parts_of_a_rule_of_ones_own(rank: int) -> None:
+def parts_that_the_user_adds_are_averaged(rank: int) -> None:
     net = dense()
     homeostasis = LinearHomeostasis(0.02, 0.2, param="weight").attach(ddp(net))
     cell = next(iter(homeostasis.cells.values()))
@@ -326,7 +330,7 @@ def parts_of_a_rule_of_ones_own(rank: int) -> None:
 
 
 @scenario()
-def parts_of_several_shapes_in_one_slot(rank: int) -> None:
+def parts_of_several_shapes_share_a_slot(rank: int) -> None:
     reference, net = dense(), dense()
     one = LinearHomeostasis(0.02, 0.2, process_group=None, bounds=BOUNDS["soft"]).attach(reference)
     many = LinearHomeostasis(0.02, 0.2, bounds=BOUNDS["soft"], process_group=dist.group.WORLD)
@@ -374,7 +378,7 @@ def one_all_reduce_per_update_for_all_cells(rank: int) -> None:
 
 
 @scenario()
-def the_buffer_grows_with_what_is_pending(rank: int) -> None:
+def the_buffer_grows_with_the_pending_parts(rank: int) -> None:
     net = dense()
     homeostasis = LinearHomeostasis(0.02, 0.2).attach(ddp(net))
     net(batch_of(2, 3, seed=0)[rank])
@@ -433,20 +437,26 @@ def given_a_group(net: Net, rule: LinearHomeostasis) -> nn.Module:
     return net
 
 
-@scenario(
-    ("attached_before",),
-    ("attached_inside",),
-    ("attached_around",),
-    ("registered_by_hand",),
-    ("compiled",),
-    ("given_a_group",),
-)
+WRAPPERS = {
+    each.__name__: each
+    for each in (
+        attached_before,
+        attached_inside,
+        attached_around,
+        registered_by_hand,
+        compiled,
+        given_a_group,
+    )
+}
+
+
+@scenario(*((how,) for how in WRAPPERS))
 def the_wrapper_is_found(how: str, rank: int) -> None:
     reference, net = dense(), dense()
     one = LinearHomeostasis(0.02, 0.2, process_group=None).attach(reference)
     group = dist.group.WORLD if how == "given_a_group" else "auto"
     many = LinearHomeostasis(0.02, 0.2, process_group=group)
-    wrapped = globals()[how](net, many)
+    wrapped = WRAPPERS[how](net, many)
     with pytest.raises(NoSpikesError):
         many.rates()
     for seed in range(3):
@@ -473,19 +483,19 @@ def processes_with_models_of_their_own_stay_apart(rank: int) -> None:
 
 
 @scenario()
-def a_group_that_is_none(rank: int) -> None:
+def what_is_no_group_is_refused(rank: int) -> None:
     with pytest.raises(ArgumentError, match=r"`process_group` should be .* Found `process_group = 'world'`"):
         LinearHomeostasis(0.02, 0.2, process_group="world")
 
 
 @scenario()
-def membranes_that_would_be_overwritten(rank: int) -> None:
-    mould = f"`{SYNC}` should be False for a spiking model. Found `{SYNC} = True`"
+def broadcast_membranes_are_refused(rank: int) -> None:
+    message = f"`{SYNC}` should be False for a spiking model. Found `{SYNC} = True`"
     net = dense()
-    with pytest.raises(ArgumentError, match=mould):
+    with pytest.raises(ArgumentError, match=message):
         LinearHomeostasis(0.02, 0.2).attach(ddp(net, sync=True))
     late = LinearHomeostasis(0.02, 0.2).attach(net)
-    with pytest.raises(ArgumentError, match=mould):
+    with pytest.raises(ArgumentError, match=message):
         ddp(net, sync=True)(batch_of(4, 4, seed=0)[rank])
     del late
     ignored = [f"layers.{layer}.mem" for layer in (1, 4)]
@@ -494,18 +504,18 @@ def membranes_that_would_be_overwritten(rank: int) -> None:
 
 
 @scenario()
-def a_reduction_that_cannot_be_put_together(rank: int) -> None:
-    mould = "Found `batch_reduction = amax`"
-    with pytest.raises(ArgumentError, match=mould):
+def a_reduction_without_a_sum_is_refused(rank: int) -> None:
+    message = "Found `batch_reduction = amax`"
+    with pytest.raises(ArgumentError, match=message):
         LinearHomeostasis(0.02, 0.2, batch_reduction=torch.amax).attach(ddp(dense()))
     net = dense()
     late = LinearHomeostasis(0.02, 0.2, batch_reduction=torch.amax).attach(net)
     ddp(net)(batch_of(4, 4, seed=0)[rank])
-    with pytest.raises(ArgumentError, match=mould):
+    with pytest.raises(ArgumentError, match=message):
         late.step()
 
 
-# --- what goes wrong in one process ----------------------------------------------------------
+# --- errors in one process --------------------------------------------------------------------
 
 
 def require_untouched(net: nn.Module, before: dict[str, Tensor]) -> None:
@@ -513,7 +523,7 @@ def require_untouched(net: nn.Module, before: dict[str, Tensor]) -> None:
 
 
 def go_on(net: Net, homeostasis: LinearHomeostasis, rank: int) -> None:
-    """After an error the next iteration works, and the processes are in step."""
+    """Checks that after an error the next iteration works, equally in all processes."""
     before = snapshot(net)
     homeostasis.clear()
     net(batch_of(4, 3, seed=9)[rank])
@@ -527,7 +537,7 @@ def snapshot(net: nn.Module) -> dict[str, Tensor]:
 
 
 @scenario(("first",), ("later",))
-def not_finite_in_one(when: str, rank: int) -> None:
+def a_membrane_that_is_not_finite_in_one(when: str, rank: int) -> None:
     net = dense()
     homeostasis = LinearHomeostasis(0.02, 0.2).attach(ddp(net))
     if when == "later":
@@ -545,7 +555,7 @@ def not_finite_in_one(when: str, rank: int) -> None:
 
 
 @scenario()
-def not_finite_in_one_by_forward_and_update(rank: int) -> None:
+def a_membrane_that_is_not_finite_at_the_update(rank: int) -> None:
     net = dense()
     homeostasis = LinearHomeostasis(0.02, 0.2).attach(ddp(net))
     before, x = snapshot(net), batch_of(4, 4, seed=1)[rank]
@@ -558,7 +568,7 @@ def not_finite_in_one_by_forward_and_update(rank: int) -> None:
 
 
 @scenario()
-def not_finite_by_hand_in_one(rank: int) -> None:
+def parts_that_are_not_finite_in_one(rank: int) -> None:
     net = dense()
     homeostasis = LinearHomeostasis(0.02, 0.2).attach(ddp(net))
     net(batch_of(4, 4, seed=1)[rank])
@@ -626,7 +636,7 @@ def frozen_in_one(rank: int) -> None:
 
 
 @scenario()
-def other_cells_in_one(rank: int) -> None:
+def one_more_cell_in_one(rank: int) -> None:
     net = dense()
     pairs = {"layers.1": "layers.0", "layers.4": "layers.3"}
     homeostasis = LinearHomeostasis(0.02, 0.2, process_group=dist.group.WORLD)
@@ -639,7 +649,7 @@ def other_cells_in_one(rank: int) -> None:
 
 
 @scenario()
-def the_rule_once_more_in_one(rank: int) -> None:
+def one_more_call_of_the_rule_in_one(rank: int) -> None:
     net = dense()
     homeostasis = LinearHomeostasis(0.02, 0.2).attach(ddp(net))
     net(batch_of(4, 4, seed=1)[rank])
@@ -711,7 +721,7 @@ def resuming_is_never_having_stopped(rank: int) -> None:
 
 
 @scenario()
-def a_checkpoint_of_one_process_goes_on_in_several(rank: int) -> None:
+def several_processes_load_a_checkpoint_of_one(rank: int) -> None:
     reference, net = dense(), dense()
     one = LinearHomeostasis(0.02, 0.2, process_group=None).attach(reference)
     x = torch.cat(batch_of(4, 2, seed=0))
@@ -740,7 +750,7 @@ def follow_steps_in_every_process(rank: int) -> None:
         train(wrapped, batch_of(3, 4, seed=iteration)[rank], 7, SIZE, optimizer)
         require_replicas(net)
         assert net.layers[0].weight.abs().max() <= 0.3
-    assert homeostasis.rates()
+    assert list(homeostasis.rates()) == list(homeostasis.cells)
 
 
 # --- sharded parameters ----------------------------------------------------------------------
@@ -759,7 +769,7 @@ def halves() -> Net:
 
 
 def shard(net: Net, *, inner: bool = False, dim: int = 0) -> Net:
-    """`fully_shard`, with uneven and, of three rows or one, empty pieces."""
+    """Calls `fully_shard`: the pieces of a parameter are uneven, and some are empty."""
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
     from torch.distributed.tensor import Shard
@@ -785,11 +795,11 @@ def require_shards_close(net: nn.Module, reference: nn.Module) -> None:
     ("clamped", "weight", "dense", 1),
 )
 def sharded_is_equal_to_one_process(bounds: str, param: str, build: str, dim: int, rank: int) -> None:
-    reference, net = globals()[build](), shard(globals()[build](), inner=param == "weight", dim=dim)
+    reference, net = NETS[build](), shard(NETS[build](), inner=param == "weight", dim=dim)
     one = LinearHomeostasis(0.02, 0.2, param, bounds=BOUNDS[bounds], process_group=None).attach(reference)
     many = LinearHomeostasis(0.02, 0.2, param, bounds=BOUNDS[bounds]).attach(net)
     optimizers = [torch.optim.SGD(model.parameters(), 1e-3) for model in (reference, net)]
-    for iteration in range(10):
+    for iteration in range(6):
         sizes = (4, 1)
         x = batch_of(*sizes, seed=iteration)
         train(reference, torch.cat(x), sum(sizes), 1, optimizers[0])
@@ -799,7 +809,7 @@ def sharded_is_equal_to_one_process(bounds: str, param: str, build: str, dim: in
 
 
 @scenario()
-def parameters_still_gathered_after_a_forward_without_gradients(rank: int) -> None:
+def parameters_still_gathered_after_a_forward(rank: int) -> None:
     reference, net = dense(), shard(dense())
     one = LinearHomeostasis(0.02, 0.2, process_group=None).attach(reference)
     many = LinearHomeostasis(0.02, 0.2).attach(net)
@@ -890,7 +900,7 @@ def flat_shards_are_refused(rank: int) -> None:
         LinearHomeostasis(0.02, 0.2).attach(nn.Sequential(Flat(dense())))
 
 
-# --- the last: a process is gone -------------------------------------------------------------
+# --- last, because one process dies -----------------------------------------------------------
 
 
 @scenario()

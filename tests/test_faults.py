@@ -1,11 +1,11 @@
-"""Whatever breaks in the middle: parameters are untouched or completely updated, and it goes on."""
+"""After an error or an interruption, parameters are as before or completely updated, and work goes on."""
 
 import sys
 from pathlib import Path
 
 import pytest
 import torch
-from nets import leaky, linear, snapshot, spikes, unchanged
+from nets import hooks_of, leaky, linear, snapshot, spikes, unchanged
 from snntorch import utils
 from torch import nn
 
@@ -19,6 +19,7 @@ from snn_homeostasis import (
     PowerBounds,
 )
 
+STRIDE = 11  # lines between two interruptions; prime to the lengths of loops
 PACKAGE = str(Path(snn_homeostasis.__file__).parent)
 
 
@@ -78,7 +79,7 @@ def test_an_interrupted_step_is_done_or_not_done(bounds, pending):
     after = snapshot(net)
     lines, done = 0, set()
     while True:
-        lines += 5
+        lines += STRIDE
         net, homeostasis = prepared()
         with InterruptAt(lines) as interrupt:
             homeostasis.step()
@@ -95,7 +96,7 @@ def test_an_interrupted_step_is_done_or_not_done(bounds, pending):
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
-def test_an_interrupted_step_in_half_precision(dtype):
+def test_an_interrupted_step_keeps_value_and_residue_together(dtype):
     def prepared():
         torch.manual_seed(1)
         net = nn.Sequential(*linear()[:2]).to(dtype)
@@ -108,7 +109,7 @@ def test_an_interrupted_step_in_half_precision(dtype):
     net, homeostasis = prepared()
     homeostasis.step()
     wanted = snapshot(net), homeostasis.units["1"].slot.residue
-    for line in range(20, 400, 5):
+    for line in range(20, 400, STRIDE):
         net, homeostasis = prepared()
         before = snapshot(net), homeostasis.units["1"].slot.residue.clone()
         with InterruptAt(line):
@@ -133,7 +134,7 @@ def test_an_interruption_between_forward_and_step_is_harmless():
     assert unchanged(net, snapshot(twin))
 
 
-def test_an_exception_in_the_middle_of_a_sequence():
+def test_an_exception_in_a_sequence_keeps_what_was_observed():
     net, homeostasis = first_layers()
     handle = net[2].register_forward_pre_hook(lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
@@ -150,7 +151,7 @@ def test_an_exception_in_the_middle_of_a_sequence():
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), 1e38])
-def test_data_that_is_not_finite_or_overflows(bad):
+def test_data_that_is_not_finite_changes_nothing(bad):
     net, homeostasis = first_layers()
     present(net)
     before = snapshot(net)
@@ -178,7 +179,7 @@ def test_a_poisoned_membrane_is_seen_after_a_reset():
         homeostasis.step()
 
 
-def test_an_estimate_lost_in_the_middle():
+def test_a_cleared_estimate_is_refused_and_grows_again():
     net, homeostasis = first_layers()
     present(net)
     homeostasis.clear()
@@ -226,4 +227,4 @@ def test_an_attach_that_fails_registers_nothing():
     with pytest.raises(HomeostasisWarning, match="BatchNorm1d cancels"):  # warnings are errors here
         homeostasis.attach(net)
     assert not homeostasis.cells
-    assert not any(module._forward_hooks for module in net.modules())
+    assert not hooks_of(net)

@@ -10,8 +10,8 @@ import re
 import weakref
 
 import pytest
-import snntorch as snn
 import torch
+from nets import hooks_of, leaky, snapshot, unchanged
 from snntorch import utils
 from torch import nn
 from torch.nn.utils import prune
@@ -33,10 +33,6 @@ from snn_homeostasis import (
 )
 
 
-def leaky(**kwargs):
-    return snn.Leaky(beta=0.9, init_hidden=True, **kwargs)
-
-
 def a_net() -> nn.Sequential:
     return nn.Sequential(nn.Linear(6, 8), leaky(), nn.Linear(8, 3), leaky())
 
@@ -52,20 +48,12 @@ def attached(**kwargs) -> tuple[nn.Sequential, LinearHomeostasis]:
     return net, LinearHomeostasis(0.1, 0.2, **kwargs).attach(net)
 
 
-def snapshot(net: nn.Module) -> dict[str, torch.Tensor]:
-    return {name: param.detach().clone() for name, param in net.named_parameters()}
-
-
-def unchanged(net: nn.Module, before: dict[str, torch.Tensor]) -> bool:
-    return all(torch.equal(param, before[name]) for name, param in net.named_parameters())
-
-
 # --- bad input -------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("target", [0.0, 0, -0.1, math.nan, math.inf, "high", True])
-def test_bad_target_everywhere_it_can_be_given(target):
-    mould = re.escape(f"`target` should be > 0. Found `target = {target!r}`.")
+def test_a_bad_target_is_refused_wherever_it_is_given(target):
+    message = re.escape(f"`target` should be > 0. Found `target = {target!r}`.")
     net, homeostasis = attached()
     run(net)
     before = snapshot(net)
@@ -76,20 +64,20 @@ def test_bad_target_everywhere_it_can_be_given(target):
         lambda: homeostasis.step(target=target),
         lambda: setattr(homeostasis.units["1"].state, "target", target),
     ):
-        with pytest.raises(ArgumentError, match=mould):
+        with pytest.raises(ArgumentError, match=message):
             give()
     assert unchanged(net, before)
     assert list(homeostasis.cells) == ["1", "3"]
 
 
 @pytest.mark.parametrize("bad", [0.0, -1.0, math.nan, math.inf])
-def test_bad_element_of_a_target_tensor(bad):
+def test_a_bad_element_of_a_target_is_refused(bad):
     with pytest.raises(ArgumentError, match=r"`target` should be > 0 and finite everywhere. Found a tensor"):
         LinearHomeostasis(0.1, torch.tensor([0.1, bad]))
 
 
 @pytest.mark.parametrize("shape", [(3,), (2, 8), (1, 1, 8), (4, 8, 1)])
-def test_target_of_a_wrong_shape(shape):
+def test_a_target_of_a_wrong_shape_is_refused(shape):
     net, homeostasis = attached()
     run(net)
     before = snapshot(net)
@@ -114,7 +102,7 @@ def test_target_above_one_warns():
         LinearHomeostasis(0.1, 1.5).attach(a_net())
 
 
-def test_target_nowhere():
+def test_a_missing_target_is_named_at_the_step():
     net = a_net()
     homeostasis = LinearHomeostasis(0.1).attach(net)
     run(net)
@@ -123,23 +111,23 @@ def test_target_nowhere():
 
 
 @pytest.mark.parametrize("plasticity", [math.nan, math.inf, "fast", None])
-def test_bad_plasticity(plasticity):
+def test_a_bad_plasticity_is_refused(plasticity):
     with pytest.raises(ArgumentError, match=r"`plasticity` should be a finite number. Found"):
         LinearHomeostasis(plasticity, 0.1)
 
 
 @pytest.mark.parametrize("param", ["threshold", "", None, 3])
-def test_bad_param(param):
+def test_a_bad_param_is_refused(param):
     with pytest.raises(ArgumentError, match="`param` should be one of 'weight', 'bias', 'delay'"):
         LinearHomeostasis(0.1, 0.1, param)
 
 
-def test_param_in_any_case():
+def test_param_may_be_in_any_case():
     assert attached(param="BIAS")[1].units["1"].state.param == "bias"
 
 
 @pytest.mark.parametrize("param", ["bias", "delay"])
-def test_param_that_the_layer_lacks(param):
+def test_a_param_that_the_layer_lacks_is_refused(param):
     homeostasis = LinearHomeostasis(0.1, 0.1)
     cell = Cell(nn.Linear(6, 3, bias=False), leaky())
     with pytest.raises(ArgumentError, match=f"Found `param = '{param}'`, and Linear has no such Parameter"):
@@ -151,14 +139,14 @@ def test_param_that_the_layer_lacks(param):
     ("name", "value"),
     [("rate", CumulativeRate()), ("rate", 3), ("batch_reduction", "mean"), ("bounds", 1.0), ("speed", 1.0)],
 )
-def test_bad_overrides(name, value):
+def test_bad_overrides_are_refused(name, value):
     homeostasis = LinearHomeostasis(0.1, 0.1)
     with pytest.raises(ArgumentError, match="should be"):
         homeostasis.register_cell("cell", Cell(nn.Linear(6, 3), leaky()), **{name: value})
     assert not homeostasis.cells
 
 
-def test_same_name_twice():
+def test_the_same_name_twice_is_refused():
     net, homeostasis = attached()
     for name in ("1", ""):
         with pytest.raises(ArgumentError, match="`name` should be new and not empty"):
@@ -167,7 +155,7 @@ def test_same_name_twice():
         homeostasis.attach(net)
 
 
-def test_same_cell_twice():
+def test_the_same_cell_twice_is_refused():
     net, homeostasis = attached()
     for cell in (homeostasis.cells["1"], Cell(net[0], net[1])):
         with pytest.raises(ArgumentError, match=r"regulated once by its weight. Found the same"):
@@ -180,14 +168,14 @@ def test_same_cell_twice():
     assert not torch.equal(net[0].bias, before["0.bias"])
 
 
-def test_rate_before_any_spike():
+def test_no_rate_is_given_before_any_spike():
     _, homeostasis = attached()
     for ask in (homeostasis.rates, homeostasis, homeostasis.step):
         with pytest.raises(NoSpikesError, match="cell '1' should have been observed"):
             ask()
 
 
-def test_frozen_run_is_explained():
+def test_a_frozen_run_is_explained():
     net, homeostasis = attached()
     run(net.eval())
     net.train()
@@ -264,14 +252,14 @@ def test_non_finite_update_touches_no_parameter():
     assert not unchanged(net, before)
 
 
-def test_own_bounds_of_a_wrong_shape():
+def test_bounds_that_return_a_wrong_shape_are_refused():
     net, homeostasis = attached(bounds=lambda param, pos, neg: torch.zeros(7))
     run(net)
     with pytest.raises(ArgumentError, match="`bounds` should return a delta that broadcasts"):
         homeostasis.step()
 
 
-def test_unknown_cell_name():
+def test_an_unknown_cell_name_is_refused():
     net, homeostasis = attached()
     run(net)
     before = snapshot(net)
@@ -297,12 +285,12 @@ def test_updater_of_a_cell_refuses_what_is_not_finite():
     assert cell.connection.weight.isfinite().all()
 
 
-def test_misspelt_slot():
+def test_a_misspelt_slot_is_an_error():
     with pytest.raises(AttributeError):
         Cell(nn.Linear(6, 3), leaky()).updater.wieght = (None, None)
 
 
-def test_a_name_that_no_module_can_have():
+def test_a_name_that_no_module_can_have_is_refused():
     homeostasis = LinearHomeostasis(0.1, 0.1)
     cell = Cell(nn.Linear(6, 3), leaky())
     with pytest.raises(ArgumentError, match="no attribute of a module"):
@@ -342,7 +330,7 @@ def test_residue_of_a_value_that_was_overwritten_is_dropped():
     assert net[0].bias.tolist() == [0.0, 0.0, 0.0]
 
 
-def test_slots_of_a_removed_cell():
+def test_slots_of_a_removed_cell_are_closed():
     net, homeostasis = attached()
     cell = homeostasis.cells["1"]
     homeostasis.remove_cell("1")
@@ -357,6 +345,94 @@ def test_slots_of_a_removed_cell():
     run(net)
     homeostasis.step()
     assert not cell.updater.weight.pending
+
+
+# --- units -----------------------------------------------------------------------------------
+
+
+class Block(nn.Module):
+    """A part of a model, so that the paths of its neurons have dots."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.fc, self.lif = nn.Linear(inputs, outputs), leaky()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.lif(self.fc(x))
+
+
+def nested(**settings) -> tuple[nn.Module, LinearHomeostasis]:
+    net = nn.Sequential(Block(6, 8), nn.Sequential(Block(8, 3)))
+    return net, LinearHomeostasis(0.1, 0.2, **settings).attach(net, torch.rand(4, 6))
+
+
+def test_units_cells_and_rates_have_the_same_names():
+    net, homeostasis = nested()
+    run(net)
+    assert list(homeostasis.units) == ["0.lif", "1.0.lif"]
+    assert list(homeostasis.units) == list(homeostasis.cells) == list(homeostasis.rates())
+    for name, unit in homeostasis.units.items():
+        assert unit.name == name
+        assert unit.cell is homeostasis.cells[name]
+        assert homeostasis.units[name] is unit
+
+
+def test_units_follow_registration_and_removal():
+    net, homeostasis = nested()
+    units = homeostasis.units
+    new = homeostasis.register_cell("its.bias", homeostasis.cells["0.lif"], param="bias")
+    assert homeostasis.units["its.bias"] is new
+    homeostasis.remove_cell("0.lif")
+    assert list(homeostasis.units) == list(units) == ["1.0.lif", "its.bias"]
+    run(net)
+    homeostasis.step(cells=["its.bias"])
+    homeostasis.remove()
+    assert not homeostasis.units
+
+
+def test_units_cannot_be_set_from_outside():
+    _, homeostasis = nested()
+    with pytest.raises(TypeError):
+        homeostasis.units["0.lif"] = None
+    with pytest.raises(TypeError):
+        homeostasis.cells["0.lif"] = None
+
+
+def test_a_unit_gives_slots_rate_and_state():
+    net, homeostasis = nested(rate=functools.partial(ExponentialRate, 5.0))
+    unit = homeostasis.units["1.0.lif"]
+    run(net)
+    assert list(unit.slots) == ["weight", "bias"]
+    assert unit.slots["weight"] is unit.slot is unit.cell.updater.weight
+    assert torch.equal(unit.rate.rate.mean(0), homeostasis.rates()["1.0.lif"])
+    assert (unit.rate.tau, unit.rate.steps) == (5.0, 5)
+    assert (unit.state.plasticity, unit.state.target, unit.state.param) == (0.1, 0.2, "weight")
+    homeostasis()
+    assert unit.slots["weight"].pending
+    assert not unit.slots["bias"].pending
+
+
+def test_the_state_of_a_unit_changes_the_next_step():
+    net, homeostasis = nested()
+    run(net)
+    unit, before = homeostasis.units["0.lif"], snapshot(net)
+    unit.state.param, unit.state.plasticity, unit.state.target = "bias", 0.5, torch.full((8,), 0.4)
+    unit.state.batch_reduction = torch.sum
+    homeostasis.step(cells=["0.lif"])
+    expected = before["0.fc.bias"] + (0.5 * (0.4 - unit.rate.rate) / 0.4).sum(0)
+    torch.testing.assert_close(net[0].fc.bias, expected.to(net[0].fc.bias.dtype))
+    assert torch.equal(net[0].fc.weight, before["0.fc.weight"])
+
+
+def test_names_with_dots_survive_a_checkpoint():
+    net, homeostasis = nested()
+    run(net)
+    homeostasis()
+    _, loaded = nested()
+    loaded.load_state_dict(homeostasis.state_dict(), strict=True)
+    assert list(loaded.rates()) == ["0.lif", "1.0.lif"]
+    for name, rate in homeostasis.rates().items():
+        assert torch.equal(loaded.rates()[name], rate)
 
 
 # --- freezing --------------------------------------------------------------------------------
@@ -412,7 +488,7 @@ def test_nothing_about_the_model_changes_but_values():
     assert not list(homeostasis.parameters())
 
 
-def test_outputs_and_gradients_are_bit_equal_with_plasticity_zero():
+def test_plasticity_zero_leaves_outputs_and_gradients_bit_equal():
     plain, regulated = a_net(), a_net()
     regulated.load_state_dict(plain.state_dict())
     homeostasis = LinearHomeostasis(0.0, 0.2).attach(regulated)
@@ -429,11 +505,6 @@ def test_outputs_and_gradients_are_bit_equal_with_plasticity_zero():
         homeostasis.step()
     for mine, yours in zip(plain.parameters(), regulated.parameters(), strict=True):
         assert torch.equal(mine, yours)
-
-
-def hooks_of(net: nn.Module) -> int:
-    kinds = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_forward_hooks_with_kwargs")
-    return sum(len(getattr(module, kind)) for module in net.modules() for kind in kinds)
 
 
 @pytest.mark.parametrize("leave", ["remove", "drop", "drop while the cell is held"])
@@ -506,18 +577,18 @@ def test_a_pickled_model_leaves_its_observers_behind():
     assert not homeostasis.units["1"].rate.steps
 
 
-def test_what_hooks_give_has_no_graph_and_none_is_held_after_a_step():
+def test_hooks_give_no_graph_and_hold_none_after_a_step():
     net, homeostasis = attached()
     run(net, grad=True).sum().backward()
-    tap = homeostasis.cells["1"].neuron
-    assert not tap.spike.requires_grad
-    assert not tap.membrane.requires_grad
+    hook = homeostasis.cells["1"].neuron
+    assert not hook.spike.requires_grad
+    assert not hook.membrane.requires_grad
     assert not homeostasis.rates()["1"].requires_grad
     homeostasis.step()
-    assert tap.graph is None
+    assert hook.graph is None
 
 
-def test_training_loop_of_the_readme_with_follow():
+def test_the_training_loop_of_the_readme_follows_an_optimizer():
     net = a_net()
     optimizer = torch.optim.Adam(net.parameters(), lr=1e-2)
     homeostasis = LinearHomeostasis(0.05, 0.1, "bias", bounds=ClampBounds(-1.0, 1.0)).attach(net)

@@ -15,7 +15,7 @@ from snn_homeostasis.observe import RateEstimator, SpikeHook
 
 
 class WideningRate(CumulativeRate):
-    """Counts in double precision as others do after millions of steps."""
+    """Counts in double precision after four steps in place of millions."""
 
     float32_steps = 4
 
@@ -49,11 +49,11 @@ def some_spikes(*shape: int) -> torch.Tensor:
 
 
 def recorder(rate: RateEstimator) -> Callable[[torch.Tensor], None]:
-    """What records single steps in an estimator, as it happens in a model."""
+    """Records single steps in an estimator, as the hook of a model does."""
     neuron = snn.Leaky(beta=0.9)
-    tap = SpikeHook(neuron, lambda shape: None)
-    tap.listen(rate)
-    return functools.partial(tap, neuron, (), {})
+    hook = SpikeHook(neuron, lambda shape: None)
+    hook.listen(rate)
+    return functools.partial(hook, neuron, (), {})
 
 
 estimators = pytest.mark.parametrize("name", ESTIMATORS)
@@ -84,7 +84,7 @@ def test_one_step_and_whole_sequence_agree(name, chunks):
 @estimators
 @pytest.mark.parametrize("dtype", [torch.bool, torch.float16, torch.bfloat16, torch.float64])
 def test_spikes_of_any_dtype_count_alike(name, dtype):
-    spikes = some_spikes(3000, 2, 3)
+    spikes = some_spikes(2500, 2, 3)  # float16 counts up to 2048
     rate = ESTIMATORS[name]()
     rate.update(spikes[:1].to(dtype))
     rate.update(spikes[1:].to(dtype))
@@ -261,13 +261,13 @@ def test_cumulative_is_exact_beyond_float32_counters():
 
 
 @pytest.mark.parametrize("tau", [0, -1.0, math.nan, math.inf, "ten", None])
-def test_bad_tau(tau):
+def test_a_bad_tau_is_refused(tau):
     with pytest.raises(ArgumentError, match=r"`tau` should be > 0 and finite, in steps. Found `tau = "):
         ExponentialRate(tau)
 
 
 @pytest.mark.parametrize("steps", [0, -1, 2.5, True, None])
-def test_bad_window(steps):
+def test_a_bad_window_is_refused(steps):
     with pytest.raises(ArgumentError, match=r"`steps` should be an integer > 0. Found `steps = "):
         WindowedRate(steps)
 
@@ -298,7 +298,7 @@ class Latest(RateEstimator):
         return 1.0
 
 
-def test_an_estimator_needs_two_definitions():
+def test_a_users_estimator_needs_two_definitions():
     rate = Latest()
     record = recorder(rate)
     for step in some_spikes(4, 2, 3):

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 from contextlib import nullcontext
 from functools import partial
 
 import numpy as np
 import pytest
 import torch
-from cases import MAX_DELAY, PARAMS, Puppet, case
+from cases import MAX_DELAY, PARAMS, CommandedCell, case, pairwise
+from oracle import BOUNDS, Oracle, SpikeCounter, as_array
 
 from snn_homeostasis import (
     ArgumentError,
@@ -18,86 +20,20 @@ from snn_homeostasis import (
     HomeostasisWarning,
     LinearHomeostasis,
     PowerBounds,
-    SharpBounds,
 )
 
-BATCH, UPDATES, PLASTICITY = 3, 20, 0.02
-LOW, HIGH = -0.2, 0.3
-
-
-def power(p, pos, neg):
-    return np.maximum(HIGH - p, 0) ** 1.0 * pos - np.maximum(p - LOW, 0) ** 2.0 * neg
-
-
-def scaled(p, pos, neg):
-    width = HIGH - LOW
-    return np.maximum(HIGH - p, 0) / width * pos - np.maximum(p - LOW, 0) / width * neg
-
-
-def sharp(p, pos, neg):
-    return np.heaviside(HIGH - p, 1.0) * pos - np.heaviside(p - LOW, 1.0) * neg
-
-
-def clamp(p, pos, neg):
-    return np.minimum(np.maximum(p + pos - neg, LOW), HIGH) - p
-
-
-BOUNDS = {
-    "none": (None, lambda p, pos, neg: pos - neg),
-    "power": (PowerBounds(LOW, HIGH, power=(1.0, 2.0)), power),
-    "scaled": (PowerBounds(LOW, HIGH, scaled=True), scaled),
-    "sharp": (SharpBounds(LOW, HIGH), sharp),
-    "clamp": (ClampBounds(LOW, HIGH), clamp),
-}
+BATCH, UPDATES, PLASTICITY = 3, 10, 0.04
 TARGETS = {
     "scalar": lambda shape: 0.25,
     "neurons": lambda shape: 0.05 + 0.5 * torch.rand(*shape, dtype=torch.float64),
     "samples": lambda shape: 0.05 + 0.5 * torch.rand(BATCH, *shape, dtype=torch.float64),
 }
-
-
-class SpikeCounter:
-    """A plain hook that counts the spikes of a neuron by itself."""
-
-    def __init__(self, each, neuron):
-        self.each, self.counts, self.steps = each, 0.0, 0
-        neuron.register_forward_hook(self)
-
-    def __call__(self, neuron, args, output):
-        spikes = self.each.spikes(output).double().cpu().numpy()
-        self.counts, self.steps = self.counts + spikes.sum(0), self.steps + len(spikes)
-
-    @property
-    def rate(self):
-        return self.counts / self.steps
-
-
-class Oracle:
-    """The rule in plain loops over parameters, samples and positions."""
-
-    def __init__(self, each, kind, size, *, plasticity=PLASTICITY, reduce=np.mean):
-        self.size, self.plasticity, self.reduce = size, plasticity, reduce
-        self.sets = {index: tuple(each.drivers[kind](index)) for index in np.ndindex(*size)}
-
-    def parts(self, rate, target):
-        """The magnitudes pos and neg of every entry, from rates ``[B, *N]``."""
-        target = np.broadcast_to(np.asarray(target, dtype=np.float64), rate.shape)
-        rate, target = (values.reshape(len(rate), -1).tolist() for values in (rate, target))
-        shared = {positions: self._parts_of(positions, rate, target) for positions in self.sets.values()}
-        both = np.zeros((2, *self.size))
-        for index, positions in self.sets.items():
-            both[(slice(None), *index)] = shared[positions]
-        return both
-
-    def _parts_of(self, positions, rate, target):
-        ks = []
-        for r, t in zip(rate, target, strict=True):
-            total = 0.0
-            for n in positions:
-                total += (t[n] - r[n]) / t[n]
-            ks.append(self.plasticity * total / len(positions))
-        pos, neg = [max(k, 0.0) for k in ks], [min(k, 0.0) for k in ks]
-        return self.reduce(pos), abs(self.reduce(neg))
+SETTINGS = list(itertools.product(BOUNDS, TARGETS))
+# each parameter of each case once, with one setting after the other; and all settings on two cases
+AGREEMENTS = [
+    *((each.id, kind, *SETTINGS[number % len(SETTINGS)]) for number, (each, kind) in enumerate(PARAMS)),
+    *((id, "weight", *setting) for id in ("linear-positions", "conv2d-groups") for setting in SETTINGS),
+]
 
 
 def registered(each, built, kind, **settings):
@@ -109,18 +45,15 @@ def registered(each, built, kind, **settings):
     return homeostasis
 
 
-def as_array(tensor):
-    return tensor.detach().cpu().double().numpy().copy() if isinstance(tensor, torch.Tensor) else tensor
-
-
-def assert_follows(each, kind, bounds, target, *, reduction=None, **oracle_settings):
+def assert_follows(each, kind, bounds, target, *, reduction=None, **settings):
     """Checks every one of some updates against the oracle."""
     built = each.build()
     bounds, bound = BOUNDS[bounds]
     homeostasis = registered(each, built, kind, target=target, bounds=bounds, batch_reduction=reduction)
     counter = SpikeCounter(each, built.neuron)
     before = first = as_array(built.parameter(kind))
-    oracle = Oracle(each, kind, before.shape, **oracle_settings)
+    plasticity = -PLASTICITY if kind == "delay" else PLASTICITY
+    oracle = Oracle(each, kind, before.shape, plasticity=plasticity, **settings)
     rounding = torch.finfo(built.parameter(kind).dtype).eps
     for _ in range(UPDATES):
         with torch.no_grad():
@@ -139,86 +72,83 @@ def assert_follows(each, kind, bounds, target, *, reduction=None, **oracle_setti
     assert np.abs(before - first).max() > 1e-3
 
 
-@pytest.mark.parametrize("target", TARGETS)
-@pytest.mark.parametrize("bounds", BOUNDS)
-@pytest.mark.parametrize(("each", "kind"), PARAMS, ids=str)
+@pytest.mark.parametrize(("id", "kind", "bounds", "target"), dict.fromkeys(AGREEMENTS))
 @pytest.mark.filterwarnings("ignore:All delays of a neuron:snn_homeostasis.HomeostasisWarning")
-def test_rule_agrees_with_plain_loops(each, kind, bounds, target):
-    plasticity = -PLASTICITY if kind == "delay" else PLASTICITY
-    assert_follows(each, kind, bounds, TARGETS[target](each.shape), plasticity=plasticity)
+def test_rule_agrees_with_plain_loops(id, kind, bounds, target):
+    assert_follows(case(id), kind, bounds, TARGETS[target](case(id).shape))
 
 
-@pytest.mark.parametrize("bounds", BOUNDS)
+REDUCTIONS = {
+    "sum": (torch.sum, np.sum),
+    "amax": (torch.amax, np.max),
+    "own": (lambda part, dim: part.abs().amax(dim), lambda ks: max(map(abs, ks))),
+}
+
+
 @pytest.mark.parametrize(
-    ("reduction", "reduce"),
-    [
-        (torch.sum, np.sum),
-        (torch.amax, np.max),
-        (lambda part, dim: part.abs().amax(dim), lambda ks: max(map(abs, ks))),
-    ],
-    ids=["sum", "amax", "own"],
+    ("id", "reduction", "bounds"),
+    pairwise(["linear", "conv2d", "transposed1d-groups", "rleaky-v-scalar"], REDUCTIONS, BOUNDS),
 )
-@pytest.mark.parametrize("id", ["linear", "conv2d", "transposed1d-groups", "rleaky-v-scalar"])
-def test_batch_reduction_takes_both_parts(id, reduction, reduce, bounds):
-    each = case(id)
-    assert_follows(each, "weight", bounds, 0.25, reduction=reduction, reduce=reduce)
+def test_batch_reduction_takes_both_parts(id, reduction, bounds):
+    reduction, reduce = REDUCTIONS[reduction]
+    assert_follows(case(id), "weight", bounds, 0.25, reduction=reduction, reduce=reduce)
 
 
-def regulated(*puppets, kind=LinearHomeostasis, **settings):
+def regulated(*commanded, kind=LinearHomeostasis, **settings):
     """A rule with the cells "a", "b" and so on."""
     homeostasis = kind(**{"plasticity": 0.5, "target": 0.5} | settings)
-    for name, puppet in zip("abc", puppets, strict=False):
-        homeostasis.register_cell(name, puppet.cell)
+    for name, each in zip("abc", commanded, strict=False):
+        homeostasis.register_cell(name, each.cell)
     return homeostasis
 
 
 @pytest.mark.parametrize("param", ["weight", "bias"])
 @pytest.mark.parametrize("plasticity", [0.25, -0.25])
 @pytest.mark.parametrize("fires", [0, 1])
-def test_positive_plasticity_raises_silent_neurons_and_lowers_busy_ones(plasticity, fires, param):
-    puppet = Puppet()
-    homeostasis = regulated(puppet, plasticity=plasticity, param=param)
-    puppet.fire(fires)
+def test_positive_plasticity_raises_silent_and_lowers_busy_cells(plasticity, fires, param):
+    commanded = CommandedCell()
+    homeostasis = regulated(commanded, plasticity=plasticity, param=param)
+    commanded.fire(fires)
     homeostasis.step()
-    assert getattr(puppet, param) == [-plasticity if fires else plasticity]
-    assert getattr(puppet, "bias" if param == "weight" else "weight") == [0.0]
+    assert getattr(commanded, param) == [-plasticity if fires else plasticity]
+    assert getattr(commanded, "bias" if param == "weight" else "weight") == [0.0]
 
 
 def test_parts_are_split_before_the_batch_is_reduced():
-    puppet = Puppet(value=0.75)
-    homeostasis = regulated(puppet, bounds=PowerBounds(0.0, 1.0))
-    puppet.fire(0, 1)
+    commanded = CommandedCell(value=0.75)
+    homeostasis = regulated(commanded, bounds=PowerBounds(0.0, 1.0))
+    commanded.fire(0, 1)
     homeostasis()
-    slot = puppet.cell.updater.weight
+    slot = commanded.cell.updater.weight
     assert (slot.pos.tolist(), slot.neg.tolist()) == ([[0.25]], [[0.25]])
     homeostasis.update()
     # the mean of k over the batch is 0: split after it, nothing would change
-    assert puppet.weight == [0.75 + 0.25 * 0.25 - 0.75 * 0.25]
+    assert commanded.weight == [0.75 + 0.25 * 0.25 - 0.75 * 0.25]
 
 
 def test_positions_are_averaged_before_the_split():
-    puppet = Puppet()
-    homeostasis = regulated(puppet)
-    puppet.neuron(torch.tensor([[[0.0], [1.0]]]))
+    commanded = CommandedCell()
+    homeostasis = regulated(commanded)
+    commanded.neuron(torch.tensor([[[0.0], [1.0]]]))
     homeostasis()
-    slot = puppet.cell.updater.weight
+    slot = commanded.cell.updater.weight
     assert (slot.pos.tolist(), slot.neg.tolist()) == ([[0.0]], [[0.0]])
 
 
-def test_cells_selects():
-    a, b, c = Puppet(), Puppet(2), Puppet(3)
+def test_cells_selects_which_cells_change():
+    a, b, c = CommandedCell(), CommandedCell(2), CommandedCell(3)
     homeostasis = regulated(a, b, c)
-    for puppet in (a, b, c):
-        puppet.fire(0)
+    for each in (a, b, c):
+        each.fire(0)
     homeostasis(cells=["c", "a"])
-    assert [puppet.cell.updater.weight.pending for puppet in (a, b, c)] == [True, False, True]
+    assert [each.cell.updater.weight.pending for each in (a, b, c)] == [True, False, True]
     homeostasis.update()
     homeostasis.step(cells="b")
     assert (a.weight, b.weight, c.weight) == ([0.5], [0.5] * 2, [0.5] * 3)
 
 
 def test_each_cell_has_its_own_target():
-    a, b = Puppet(), Puppet(2)
+    a, b = CommandedCell(), CommandedCell(2)
     homeostasis = LinearHomeostasis(plasticity=0.5)
     homeostasis.register_cell("a", a.cell, target=0.25)
     homeostasis.register_cell("b", b.cell, target=torch.tensor([0.5, 0.8]))
@@ -231,7 +161,7 @@ def test_each_cell_has_its_own_target():
 
 @pytest.mark.parametrize("target", [0.8, torch.tensor([0.8])], ids=["number", "tensor"])
 def test_target_of_a_call_ends_with_the_call(target):
-    a, b = Puppet(), Puppet()
+    a, b = CommandedCell(), CommandedCell()
     homeostasis = LinearHomeostasis(plasticity=0.5, target=0.25)
     homeostasis.register_cell("a", a.cell)
     homeostasis.register_cell("b", b.cell, target=0.5)
@@ -269,7 +199,7 @@ def test_cells_never_touch_each_other():
         return [case(id).build() for id in ids]
 
     def same(some, others):
-        # a step over all cells at once rounds otherwise than one that has bounds to keep
+        # a step without bounds rounds differently from one with bounds
         return all(
             torch.allclose(one, other, rtol=0, atol=1e-6) for one, other in zip(some, others, strict=True)
         )
@@ -283,7 +213,7 @@ def test_cells_never_touch_each_other():
 
 
 def test_every_argument_can_be_overridden_for_a_cell():
-    a, b = Puppet(), Puppet()
+    a, b = CommandedCell(), CommandedCell()
     homeostasis = regulated(a, plasticity=0.5, target=0.5)
     unit = homeostasis.register_cell(
         "b",
@@ -295,8 +225,8 @@ def test_every_argument_can_be_overridden_for_a_cell():
         rate=partial(ExponentialRate, tau=3.0),
         bounds=ClampBounds(max=0.375),
     )
-    for puppet in (a, b):
-        puppet.fire(0, 0)
+    for each in (a, b):
+        each.fire(0, 0)
     homeostasis.step()
     assert (a.weight, a.bias) == ([0.5], [0.0])
     assert (b.weight, b.bias) == ([0.0], [0.375])  # two samples of 0.25 each, clamped
@@ -308,69 +238,69 @@ def test_every_argument_can_be_overridden_for_a_cell():
 
 
 def test_forward_writes_slots_only():
-    puppet = Puppet(2)
-    homeostasis = regulated(puppet)
-    puppet.fire(0)
-    versions = [value._version for value in puppet.layer.parameters()]
+    commanded = CommandedCell(2)
+    homeostasis = regulated(commanded)
+    commanded.fire(0)
+    versions = [value._version for value in commanded.layer.parameters()]
     homeostasis()
-    assert puppet.cell.updater.weight.pending
-    assert [value._version for value in puppet.layer.parameters()] == versions
+    assert commanded.cell.updater.weight.pending
+    assert [value._version for value in commanded.layer.parameters()] == versions
 
 
 @pytest.mark.parametrize("apply", ["homeostasis", "updater"])
-def test_update_applies_once(apply):
-    puppet = Puppet()
-    homeostasis = regulated(puppet)
-    puppet.fire(0)
+def test_update_applies_what_is_pending_once(apply):
+    commanded = CommandedCell()
+    homeostasis = regulated(commanded)
+    commanded.fire(0)
     homeostasis()
     homeostasis()
-    update = homeostasis.update if apply == "homeostasis" else puppet.cell.updater
+    update = homeostasis.update if apply == "homeostasis" else commanded.cell.updater
     update()
-    assert puppet.weight == [1.0]  # both calls of the rule are in
-    slot = puppet.cell.updater.weight
+    assert commanded.weight == [1.0]  # both calls of the rule are in
+    slot = commanded.cell.updater.weight
     assert (slot.pos, slot.neg, slot.pending) == (None, None, False)
     update()
-    assert puppet.weight == [1.0]
+    assert commanded.weight == [1.0]
 
 
 def test_step_leaves_nothing_pending():
-    puppet = Puppet()
-    homeostasis = regulated(puppet)
-    puppet.fire(0)
+    commanded = CommandedCell()
+    homeostasis = regulated(commanded)
+    commanded.fire(0)
     homeostasis.step()
     homeostasis.update()
-    assert puppet.weight == [0.5]
+    assert commanded.weight == [0.5]
 
 
 def test_cleared_slot_changes_nothing():
-    puppet = Puppet()
-    homeostasis = regulated(puppet)
-    puppet.fire(0)
+    commanded = CommandedCell()
+    homeostasis = regulated(commanded)
+    commanded.fire(0)
     homeostasis()
-    puppet.cell.updater.clear()
+    commanded.cell.updater.clear()
     homeostasis.update()
-    assert puppet.weight == [0.0]
+    assert commanded.weight == [0.0]
 
 
 def test_several_rules_add_to_one_slot():
-    puppet = Puppet(value=0.5)
+    commanded = CommandedCell(value=0.5)
     bounds = PowerBounds(0.0, 1.0)
-    first = regulated(puppet, bounds=bounds)
-    second = regulated(puppet, plasticity=0.25, target=0.8, bounds=bounds)
-    puppet.fire(0, 1)
+    first = regulated(commanded, bounds=bounds)
+    second = regulated(commanded, plasticity=0.25, target=0.8, bounds=bounds)
+    commanded.fire(0, 1)
     first()
     second()
-    puppet.cell.updater.weight = (torch.tensor(0.125), torch.tensor(-0.0625))
-    slot = puppet.cell.updater.weight
+    commanded.cell.updater.weight = (torch.tensor(0.125), torch.tensor(-0.0625))
+    slot = commanded.cell.updater.weight
     assert slot.pos.item() == pytest.approx(0.25 + 0.125 + 0.125)
     assert slot.neg.item() == pytest.approx(0.25 + 0.03125 + 0.0625)
     first.update()
     second.update()
-    assert puppet.weight == pytest.approx([0.5 + 0.5 * (0.5 - 0.34375)])
+    assert commanded.weight == pytest.approx([0.5 + 0.5 * (0.5 - 0.34375)])
 
 
-def test_slot_keeps_magnitudes_whichever_sign_the_negative_part_has():
-    a, b = Puppet(), Puppet()
+def test_slot_ignores_the_sign_of_the_negative_part():
+    a, b = CommandedCell(), CommandedCell()
     a.cell.updater.weight = (None, torch.tensor(0.25))
     b.cell.updater.weight = (None, torch.tensor(-0.25))
     a.cell.updater()
@@ -379,7 +309,7 @@ def test_slot_keeps_magnitudes_whichever_sign_the_negative_part_has():
 
 
 def test_tied_layers_get_one_update():
-    a, b = Puppet(), Puppet()
+    a, b = CommandedCell(), CommandedCell()
     b.layer.weight = a.layer.weight
     homeostasis = regulated(a, b, bounds=PowerBounds(-1.0, 1.0))
     a.fire(0)
@@ -391,8 +321,8 @@ def test_tied_layers_get_one_update():
     assert a.weight == [0.5]
 
 
-def test_pending_parts_of_a_tied_layer_survive_the_removal_of_the_other():
-    a, b = Puppet(), Puppet()
+def test_pending_parts_survive_the_removal_of_a_tied_layer():
+    a, b = CommandedCell(), CommandedCell()
     b.layer.weight = a.layer.weight
     homeostasis = regulated(a, b)
     b.fire(0)
@@ -404,7 +334,7 @@ def test_pending_parts_of_a_tied_layer_survive_the_removal_of_the_other():
 
 def test_delay_of_a_layer_without_one_is_refused():
     with pytest.raises(ArgumentError, match="`param = 'delay'`, and Linear has no such Parameter") as caught:
-        LinearHomeostasis(0.01, target=0.1, param="delay").register_cell("a", Puppet().cell)
+        LinearHomeostasis(0.01, target=0.1, param="delay").register_cell("a", CommandedCell().cell)
     assert "'a'" in str(caught.value)
 
 
@@ -423,13 +353,13 @@ def test_pruned_weights_stay_zero():
 @pytest.mark.parametrize("start", [0.0, 0.5])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 def test_half_precision_loses_no_update(dtype, start):
-    puppet = Puppet(dtype=dtype, value=start)
-    homeostasis = regulated(puppet, plasticity=1e-4)
-    puppet.fire(0)
+    commanded = CommandedCell(dtype=dtype, value=start)
+    homeostasis = regulated(commanded, plasticity=1e-4)
+    commanded.fire(0)
     for _ in range(1000):
         homeostasis.step()
-    weight, residue = puppet.layer.weight.float(), puppet.cell.updater.weight.residue
-    assert puppet.layer.weight.dtype == dtype
+    weight, residue = commanded.layer.weight.float(), commanded.cell.updater.weight.residue
+    assert commanded.layer.weight.dtype == dtype
     assert residue.dtype == torch.float32
     assert (weight + residue).item() == pytest.approx(start + 0.1, abs=1e-4)
     # numbers of the dtype below 1 are at most half an eps apart
@@ -438,17 +368,17 @@ def test_half_precision_loses_no_update(dtype, start):
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 def test_half_precision_keeps_to_its_bounds(dtype):
-    puppet = Puppet(dtype=dtype, value=0.5)
-    homeostasis = regulated(puppet, plasticity=1e-3, bounds=ClampBounds(max=0.625))
-    puppet.fire(0)
+    commanded = CommandedCell(dtype=dtype, value=0.5)
+    homeostasis = regulated(commanded, plasticity=1e-3, bounds=ClampBounds(max=0.625))
+    commanded.fire(0)
     for _ in range(200):
         homeostasis.step()
-    assert puppet.weight == [0.625]
-    assert puppet.cell.updater.weight.residue.tolist() == [[0.0]]
+    assert commanded.weight == [0.625]
+    assert commanded.cell.updater.weight.residue.tolist() == [[0.0]]
 
 
 class Upward(LinearHomeostasis):
-    """A rule of a user's, which only ever adds."""
+    """A user's rule, which only raises the parameter."""
 
     def parts(self, cell, state, rate, target):
         pos, neg = super().parts(cell, state, rate, target)
@@ -456,7 +386,7 @@ class Upward(LinearHomeostasis):
 
 
 class Watched(LinearHomeostasis):
-    """A rule that wants to know when it is applied."""
+    """A user's rule, which counts its calls."""
 
     calls = 0
 
@@ -465,30 +395,17 @@ class Watched(LinearHomeostasis):
         super().forward(*args, **kwargs)
 
 
-def test_a_rule_with_parts_of_its_own_does_not_take_the_shortcut_of_another():
-    puppet = Puppet()
-    homeostasis = regulated(puppet, kind=Upward, plasticity=0.25)
-    puppet.fire(1)
+def test_a_step_uses_the_parts_that_a_subclass_defines():
+    commanded = CommandedCell()
+    homeostasis = regulated(commanded, kind=Upward, plasticity=0.25)
+    commanded.fire(1)
     homeostasis.step()
-    assert puppet.weight == [0.0]
+    assert commanded.weight == [0.0]
 
 
-def test_a_forward_of_its_own_is_called_by_every_step():
-    puppet = Puppet()
-    homeostasis = regulated(puppet, kind=Watched, plasticity=0.25)
-    puppet.fire(1)
+def test_a_step_calls_the_forward_that_a_subclass_defines():
+    commanded = CommandedCell()
+    homeostasis = regulated(commanded, kind=Watched, plasticity=0.25)
+    commanded.fire(1)
     homeostasis.step()
-    assert (homeostasis.calls, puppet.weight) == (1, [-0.25])
-
-
-def test_a_step_adds_to_what_is_pending():
-    puppet, twin = Puppet(), Puppet()
-    for each, straight in ((puppet, False), (twin, True)):
-        homeostasis = regulated(each)
-        each.fire(1)
-        if straight:
-            homeostasis.step()
-        else:
-            homeostasis()
-        homeostasis.step()
-    assert puppet.weight == twin.weight == [-1.0]
+    assert (homeostasis.calls, commanded.weight) == (1, [-0.25])

@@ -66,7 +66,9 @@ def test_the_top_is_small_and_files_are_short():
 
 
 def test_only_three_files_know_snntorch():
-    outer = {path: {node.module.split(".")[0] for node in imports_of(path) if not node.level} for path in FILES}
+    outer = {
+        path: {node.module.split(".")[0] for node in imports_of(path) if not node.level} for path in FILES
+    }
     direct = {path for path in FILES if "import snntorch" in path.read_text().split('"""')[2]}
     knowing = {path for path in FILES if "snntorch" in outer[path]} | direct
     assert {path.stem for path in knowing} == {"connections", "inner", "neurons"}

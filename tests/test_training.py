@@ -5,7 +5,7 @@ import copy
 import pytest
 import snntorch as snn
 import torch
-from nets import NETS, Recount, leaky, linear, snapshot, spikes, unchanged
+from nets import NETS, Recount, hooks_of, leaky, linear, snapshot, spikes, unchanged
 from snntorch import utils
 from torch import nn
 from torch.autograd.graph import saved_tensors_hooks
@@ -32,7 +32,7 @@ WEIGHTS = {
 
 
 def regulated(name: str, **settings) -> tuple[nn.Sequential, LinearHomeostasis]:
-    """A net whose every layer is regulated, those inside of its neurons too."""
+    """A net with every layer regulated, also those inside its neurons."""
     net = NETS[name].build()
     homeostasis = LinearHomeostasis(0.02, 0.2, **settings)
     for path in WEIGHTS[name]:
@@ -96,7 +96,7 @@ def test_step_before_backward_is_refused_and_after_it_is_not(name, loss):
 
 
 @pytest.mark.parametrize("path", [path for name in WEIGHTS for path in WEIGHTS[name] if path != "0.weight"])
-def test_what_is_refused_is_what_torch_would_refuse_later(path):
+def test_what_is_refused_would_fail_in_the_backward(path):
     name = next(name for name in WEIGHTS if path in WEIGHTS[name])
     net, homeostasis = regulated(name)
     cell = path.rpartition(".")[0].replace(".", "-")
@@ -159,7 +159,7 @@ def test_following_adds_the_rule_to_what_the_optimizer_does(optimizer):
         net.zero_grad()
 
 
-def test_accumulated_gradients_share_one_step_over_all_their_batches():
+def test_batches_of_accumulated_gradients_share_one_step():
     net = linear()
     optimizer = torch.optim.SGD(net.parameters(), 0.1)
     homeostasis = LinearHomeostasis(0.02, 0.2).attach(net).follow(optimizer)
@@ -175,7 +175,7 @@ def test_accumulated_gradients_share_one_step_over_all_their_batches():
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw-fused"])
-def test_a_step_that_a_grad_scaler_skips_leaves_the_observations_for_the_next(optimizer):
+def test_a_step_that_a_grad_scaler_skips_keeps_what_was_observed(optimizer):
     net = linear()
     fit = OPTIMIZERS[optimizer](net.parameters())
     homeostasis = LinearHomeostasis(0.02, 0.2).attach(net).follow(fit)
@@ -223,8 +223,8 @@ def test_pauses_take_the_hooks_off_and_nest():
     other.register_cell("shared", homeostasis.cells["1"], param="bias")
     with homeostasis.pause():
         with homeostasis.pause():
-            assert not net[3]._forward_hooks
-        assert not net[3]._forward_hooks
+            assert not hooks_of(net[3])
+        assert not hooks_of(net[3])
         net(spikes(4, 6))
     net(spikes(4, 6))
     assert homeostasis.units["1"].rate.steps == 1
@@ -232,7 +232,7 @@ def test_pauses_take_the_hooks_off_and_nest():
     with pytest.raises(KeyError), homeostasis.pause():
         raise KeyError
     homeostasis.eval()
-    assert not net[3]._forward_hooks
+    assert not hooks_of(net[3])
     homeostasis.train()
     net(spikes(4, 6))
     assert homeostasis.units["1"].rate.steps == 2
@@ -244,7 +244,7 @@ def test_what_is_removed_in_a_pause_stays_removed():
     with homeostasis.pause():
         homeostasis.remove()
     homeostasis.train()
-    assert not any(module._forward_hooks for module in net.modules())
+    assert not hooks_of(net)
 
 
 # --- forwards that run twice -------------------------------------------------------------------
@@ -276,7 +276,7 @@ def test_a_checkpoint_counts_each_spike_once(reentrant, frozen):
     homeostasis.step()
 
 
-def test_looking_for_a_waiting_graph_does_not_recompute_a_checkpoint():
+def test_the_search_for_a_graph_recomputes_no_checkpoint():
     net = nn.Sequential(nn.Linear(6, 8), snn.Leaky(beta=0.9))
     homeostasis = LinearHomeostasis(0.02, 0.2, "bias").attach(net)
     calls = []
@@ -313,7 +313,7 @@ UNSAVED = {
 
 
 @pytest.mark.parametrize("name", UNSAVED)
-def test_a_graph_is_seen_behind_what_need_save_nothing(name):
+def test_a_graph_is_seen_behind_nodes_that_save_nothing(name):
     layer, other = torch.rand(3, 3), torch.rand(3, 3, requires_grad=True)
     out = UNSAVED[name](layer * other).sum()
     assert is_needed_by(layer, out.grad_fn)
@@ -335,13 +335,13 @@ def test_a_sparse_matrix_that_is_saved_does_not_end_the_search():
     assert is_needed_by(layer, out.grad_fn)
 
 
-def test_memory_of_a_training_loop_does_not_hold_more_than_the_last_graph():
+def test_a_step_frees_the_last_graph():
     net = nn.Sequential(nn.Linear(6, 8), leaky(), nn.Linear(8, 3), leaky())
     homeostasis = LinearHomeostasis(0.02, 0.2).attach(net)
     for _ in range(3):
         NETS["linear"].present(net).sum().backward()
         homeostasis.step()
     utils.reset(net)
-    tap = homeostasis.cells["1"].neuron
-    assert tap.graph is None
-    assert tap.membrane is None
+    hook = homeostasis.cells["1"].neuron
+    assert hook.graph is None
+    assert hook.membrane is None

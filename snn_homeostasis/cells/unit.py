@@ -36,6 +36,12 @@ class Unit:
         return any(slot.contributions for slot in self.slots.values())
 
     @property
+    def samples(self) -> int:
+        """How many samples the estimate is of; of several processes, one with an empty batch has none."""
+        total = self.rate.total
+        return 0 if total is None or (self.slot.shared and self._is_empty_batch()) else total.shape[0]
+
+    @property
     def slot(self) -> Slot:
         """The slot that the rule writes to."""
         return self.slots[self.state.param]
