@@ -184,10 +184,11 @@ class Homeostasis(Rule, NoCopy, nn.Module):
         processes = self._processes
         with processes.deferring(NoSpikesError, NonFiniteError):
             bounded = [id(slot.reference.leaf) for slot in self._slots() if slot.bounds is not None]
-            contributions = [
-                self.contribution(unit, target, signed=self._updates_next and not _is_among(bounded, unit))
-                for unit in units
-            ]
+            contributions = []
+            for unit in units:
+                needs_parts = bounded and id(unit.slot.reference.leaf) in bounded  # if only by a tied layer
+                signed = self._updates_next and not needs_parts
+                contributions.append(self.contribution(unit, target, signed))
             before = None if self._updates_next else Waiting(self._slots())  # `step` has its own
             try:
                 for unit, each in zip(units, contributions, strict=True):
@@ -312,8 +313,3 @@ class Homeostasis(Rule, NoCopy, nn.Module):
 
     def _slots(self) -> list[Slot]:
         return [slot for unit in self._units.values() for slot in unit.slots.values()]
-
-
-def _is_among(bounded: Sequence[int], unit: Unit) -> bool:
-    """Whether something bounds the parameter of a unit, if only through a layer that shares it."""
-    return bool(bounded) and id(unit.slot.reference.leaf) in bounded

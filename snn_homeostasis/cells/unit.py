@@ -33,7 +33,7 @@ class Unit:
     @property
     def pending(self) -> bool:
         """Whether something waits in a slot."""
-        return any(slot.contributions for slot in self.slots.values())
+        return bool(self.slot.contributions) or any(slot.pending for slot in self.slots.values())
 
     @property
     def samples(self) -> int:
