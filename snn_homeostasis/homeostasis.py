@@ -16,6 +16,7 @@ from .cells import (
     check_target,
     key_of,
     owner_of,
+    require_finite_membranes,
     require_finite_rates,
     require_finite_updates,
     require_new,
@@ -214,17 +215,19 @@ class Homeostasis(Rule, NoCopy, nn.Module):
         """
         units, processes = list(self._units.values()), self._processes
         active = [unit for unit in units if unit.active]
+        waiting, several = [unit for unit in active if unit.pending], processes.group is not None
         with processes.deferring(Exception):
             require_no_waiting_graph(active)
             self._groups.reshard()
+            if several:  # membranes differ between processes: all learn of a fault before they sum
+                require_finite_membranes(waiting)
         processes.reduce(units)
-        waiting = [unit for unit in active if unit.pending]
         changes: list[Change] = []
         with processes.deferring(Exception):
-            changes = changes_of(slot for unit in active for slot in unit.slots.values())
-            require_finite_updates(waiting, changes)
+            changes = changes_of((slot for unit in active for slot in unit.slots.values()), self._slots())
+            require_finite_updates(changes, [] if several else waiting, active)
         processes.confirm(units)
-        apply_changes(changes, lambda slot: f"cell {owner_of(slot, waiting).name!r}")
+        apply_changes(changes, lambda slot: f"cell {owner_of(slot, active).name!r}")
         for unit in waiting:
             unit.hook.forget()
 

@@ -6,13 +6,12 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from .cells import Cell, CellState, Target, Unit
+from .cells import MEANS, SUMS, Cell, CellState, Target, Unit
 from .updates import Contribution
 
 __all__ = ["Rule"]
 
-SUMS = (torch.sum, Tensor.sum)
-POOLABLE = (torch.mean, Tensor.mean, *SUMS)
+FORMULAS = {"drive", "parts"}
 
 
 class Rule(ABC):
@@ -27,7 +26,8 @@ class Rule(ABC):
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        if vars(cls).keys() & {"drive", "parts"} and "linear" not in vars(cls):
+        formula, claim = _first_with(cls, FORMULAS), _first_with(cls, {"linear"})
+        if cls.__mro__.index(claim) > cls.__mro__.index(formula):
             cls.linear = False
 
     @abstractmethod
@@ -73,8 +73,9 @@ class Rule(ABC):
         """
         state, samples = unit.state, unit.samples
         summed = state.batch_reduction in SUMS
-        signed = signed and state.batch_reduction in POOLABLE
-        sums = unit.summed_estimate(target, samples=signed) if self.linear else None
+        signed = signed and (summed or state.batch_reduction in MEANS)
+        is_linear = self.linear and FORMULAS.isdisjoint(vars(self))  # an object may have its own, too
+        sums = unit.summed_estimate(target, samples=signed) if is_linear else None
         if sums is None:
             parts = self.parts(unit.cell, state, *unit.estimate(target))
             return unit.slot.checked(*parts, samples, summed)
@@ -91,6 +92,10 @@ class Rule(ABC):
         if isinstance(offset, Tensor) or isinstance(slope, Tensor):
             return offset + slope * total
         return torch.rsub(total, offset, alpha=-slope)  # offset + slope * total, in one operation
+
+
+def _first_with(cls: type, names: set[str]) -> type:
+    return next(base for base in cls.__mro__ if names & vars(base).keys())
 
 
 def _split(cell: Cell, state: CellState, term: Tensor) -> tuple[Tensor, Tensor]:

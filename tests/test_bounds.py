@@ -284,3 +284,24 @@ def test_a_part_that_is_missing_is_as_exact_as_the_other():
 def test_sharp_bounds_take_what_broadcasts():
     delta = SharpBounds(max=1)(torch.tensor([0, 2]), torch.tensor([[0.5], [0.25]]), torch.tensor(0.0))
     assert delta.tolist() == [[0.5, 0.0], [0.25, 0.0]]
+
+
+class Late(ClampBounds):
+    """A formula that cannot work for one shape, which shows only when it sees the parameter."""
+
+    def __call__(self, param, pos, neg):
+        if param.shape == (3, 8):
+            raise ValueError("not for this layer")
+        return pos - neg
+
+
+def test_a_formula_that_fails_for_one_layer_changes_none():
+    leaky = [snn.Leaky(beta=0.9, init_hidden=True) for _ in range(2)]
+    net = nn.Sequential(nn.Linear(6, 8), leaky[0], nn.Linear(8, 3), leaky[1])
+    homeostasis = LinearHomeostasis(0.1, 0.2, bounds=Late(-1.0, 1.0)).attach(net)
+    with torch.no_grad():
+        net(torch.rand(4, 6))
+    before = [parameter.detach().clone() for parameter in net.parameters()]
+    with pytest.raises(ValueError, match="not for this layer"):
+        homeostasis.step()
+    assert all(map(torch.equal, net.parameters(), before))

@@ -13,6 +13,7 @@ from torch.nn.utils import parametrizations, parametrize
 from snn_homeostasis import (
     ArgumentError,
     Cell,
+    ChannelConnection,
     LinearHomeostasis,
     OneToOneConnection,
     UnsupportedLayerError,
@@ -297,3 +298,26 @@ def test_a_users_connection_may_have_other_names():
     assert isinstance(connection, ShiftConnection)
     assert connection.weight is connection.layer.offset
     assert connection.postsyn_receptive(torch.rand(BATCH, 5)).shape == (BATCH, 5, 1)
+
+
+class Narrow(nn.Conv1d):
+    """A user's layer."""
+
+
+def test_a_view_of_a_wrong_shape_is_named_and_changes_nothing():
+    @connect.register(Narrow)
+    class WrongView(ChannelConnection):
+        def postsyn_receptive(self, x):
+            return self.positions(x)  # lacks the inner dimensions of the weight
+
+    net = nn.Sequential(
+        nn.Conv1d(2, 3, 3), snn.Leaky(beta=0.9, init_hidden=True),
+        Narrow(3, 4, 2), snn.Leaky(beta=0.9, init_hidden=True),
+    )  # fmt: skip
+    homeostasis = LinearHomeostasis(0.1, 0.2).attach(net)
+    with torch.no_grad():
+        net(torch.rand(BATCH, 2, 8))
+    before = [parameter.detach().clone() for parameter in net.parameters()]
+    with pytest.raises(ArgumentError, match="`pos` should broadcast to `weight` of Narrow"):
+        homeostasis.step()
+    assert all(map(torch.equal, net.parameters(), before))

@@ -692,6 +692,79 @@ def a_graph_that_waits_in_one(rank: int) -> None:
     go_on(net, homeostasis, rank)
 
 
+class Lost(CumulativeRate):
+    """An estimator that can fail."""
+
+    fails = False
+
+    @property
+    def weight(self) -> float:
+        if self.fails:
+            raise ValueError("lost")
+        return super().weight
+
+
+@scenario()
+def a_rate_that_cannot_be_shared_in_one(rank: int) -> None:
+    net = dense()
+    homeostasis = LinearHomeostasis(0.02, 0.2, rate=Lost).attach(ddp(net))
+    for _ in range(2):
+        net(batch_of(4, 4, seed=1)[rank])
+        before = snapshot(net)
+        homeostasis.units["module.layers.1"].rate.fails = rank == 1
+        kind = ValueError if rank == 1 else ProcessMismatchError
+        with pytest.raises(kind, match="lost"):
+            homeostasis.update()
+        homeostasis.units["module.layers.1"].rate.fails = False
+        require_untouched(net, before)
+        go_on(net, homeostasis, rank)
+
+
+@scenario()
+def a_bound_that_fails_in_one(rank: int) -> None:
+    def bound(param: Tensor, pos: Tensor, neg: Tensor) -> Tensor:
+        if fails and rank == 0:
+            raise ValueError("lost")
+        return pos - neg
+
+    net = dense()
+    homeostasis = LinearHomeostasis(0.02, 0.2, bounds=bound).attach(ddp(net))
+    net(batch_of(4, 4, seed=1)[rank])
+    before, fails = snapshot(net), True
+    with pytest.raises(ValueError if rank == 0 else ProcessMismatchError, match="lost"):
+        homeostasis.step()
+    require_untouched(net, before)
+    fails = False
+    go_on(net, homeostasis, rank)
+
+
+@scenario()
+def a_membrane_that_is_poisoned_after_the_rule_in_one(rank: int) -> None:
+    net = dense()
+    homeostasis = LinearHomeostasis(0.02, 0.2).attach(ddp(net))
+    x = batch_of(4, 4, seed=1)[rank]
+    net(x)
+    homeostasis()
+    before = snapshot(net)
+    net(x * torch.nan if rank == 1 else x)
+    with pytest.raises(NonFiniteError, match=re.escape("'module.layers.1' (membrane)")):
+        homeostasis.update()
+    require_untouched(net, before)
+    go_on(net, homeostasis, rank)
+
+
+@scenario()
+def other_settings_in_one(rank: int) -> None:
+    net = dense()
+    bounds = ClampBounds(-1.0, 1.0 + rank)
+    homeostasis = LinearHomeostasis(0.02, 0.2, bounds=bounds).attach(ddp(net))
+    net(batch_of(4, 4, seed=1)[rank])
+    before = snapshot(net)
+    with pytest.raises(ProcessMismatchError, match=r"only process 1 has .*max=2.0"):
+        homeostasis.step()
+    require_untouched(net, before)
+
+
 # --- state -----------------------------------------------------------------------------------
 
 
@@ -879,6 +952,20 @@ def bounds_that_fail_on_one_shard(rank: int) -> None:
     net = shard(dense())
     homeostasis = LinearHomeostasis(0.02, 0.2, bounds=BOUNDS["soft"]).attach(net)
     train(net, batch_of(4, 3, seed=0)[rank], 7, SIZE, torch.optim.SGD(net.parameters(), 1e-3))
+    if rank == 1:
+        net.layers[0].weight.to_local().fill_(torch.inf)
+    before = {name: value.to_local().clone() for name, value in net.named_parameters()}
+    with pytest.raises(NonFiniteError, match=re.escape("'layers.1' (update)")):
+        homeostasis.step()
+    assert all(torch.equal(value.to_local(), before[name]) for name, value in net.named_parameters())
+
+
+@scenario()
+def a_half_precision_shard_that_is_not_finite_in_one(rank: int) -> None:
+    net = shard(halves())
+    homeostasis = LinearHomeostasis(1e-4, 0.2).attach(net)
+    net(batch_of(1, 1, seed=0)[rank].bfloat16())
+    net.reshard()
     if rank == 1:
         net.layers[0].weight.to_local().fill_(torch.inf)
     before = {name: value.to_local().clone() for name, value in net.named_parameters()}

@@ -17,6 +17,8 @@ from snn_homeostasis import (
     NonFiniteError,
     NoSpikesError,
     PowerBounds,
+    one_step,
+    spikes_of,
 )
 
 STRIDE = 11  # lines between two interruptions; prime to the lengths of loops
@@ -228,3 +230,21 @@ def test_an_attach_that_fails_registers_nothing():
         homeostasis.attach(net)
     assert not homeostasis.cells
     assert not hooks_of(net)
+
+
+class OwnNeuron(nn.Module):
+    """A user's neuron, which keeps its membrane as a plain attribute."""
+
+    def forward(self, x):
+        self.mem = x
+        return (x > 0.5).float()
+
+
+def test_a_poisoned_membrane_of_a_registered_neuron_is_seen():
+    spikes_of.register(OwnNeuron)(lambda neuron, output: one_step(output))
+    net = nn.Sequential(nn.Linear(6, 3), OwnNeuron())
+    homeostasis = LinearHomeostasis(0.02, 0.2, "bias").attach(net)
+    with torch.no_grad():
+        net(torch.full((4, 6), torch.nan))
+    with pytest.raises(NonFiniteError, match="membrane"):
+        homeostasis.step()

@@ -682,3 +682,27 @@ def test_moved_homeostasis_keeps_its_precision():
     for name, rate in homeostasis.rates().items():
         assert rate.dtype == torch.float32
         assert torch.equal(rate, rates[name])
+
+
+def test_a_move_keeps_both_parts_that_wait():
+    net, homeostasis = attached()
+    run(net)
+    homeostasis()
+    slot = homeostasis.units["1"].slot
+    pos, neg = slot.pos.clone(), slot.neg.clone()
+    homeostasis.to("cpu").float()
+    assert torch.equal(slot.pos, pos)
+    assert torch.equal(slot.neg, neg)
+
+
+def test_a_bound_named_by_a_frozen_tied_cell_holds():
+    net = nn.Sequential(nn.Linear(6, 6), leaky(), nn.Linear(6, 6), leaky())
+    net[2].weight = net[0].weight
+    homeostasis = LinearHomeostasis(5.0, 0.2)
+    with pytest.warns(HomeostasisWarning, match="One weight drives several neurons"):
+        homeostasis.attach(net)
+    homeostasis.cells["3"].updater.weight.bounds = ClampBounds(-0.5, 0.5)
+    run(net)
+    net[3].eval()
+    homeostasis.step()
+    assert net[0].weight.abs().max() <= 0.5

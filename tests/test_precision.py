@@ -7,7 +7,7 @@ from nets import Recount, leaky, linear, spikes
 from snntorch import utils
 from torch import nn
 
-from snn_homeostasis import ClampBounds, CumulativeRate, ExponentialRate, LinearHomeostasis
+from snn_homeostasis import Cell, ClampBounds, CumulativeRate, ExponentialRate, LinearHomeostasis
 
 STEPS = 3000  # float16 counts up to 2048, bfloat16 up to 256
 HALVES = pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
@@ -82,3 +82,20 @@ def test_a_clamp_never_ends_outside(dtype, limit, sign):
         homeostasis.step()
         assert net[0].weight.double().abs().max() <= limit
     assert net[0].weight.double().abs().min() >= limit * (1 - torch.finfo(dtype).eps)
+
+
+def test_tied_layers_share_what_rounding_takes_away():
+    net = nn.Sequential(nn.Linear(1, 1), leaky(), nn.Linear(1, 1), leaky()).to(torch.bfloat16)
+    net[2].weight = net[0].weight
+    nn.init.constant_(net[0].weight, 0.5)
+    homeostasis = LinearHomeostasis(1e-4, 0.2)
+    for name, index in (("a", 0), ("b", 2)):
+        homeostasis.register_cell(name, Cell(net[index], net[index + 1]))
+    with torch.no_grad():
+        for neuron in (net[1], net[3]):
+            neuron(torch.full((1, 1), -9.0))
+    for _ in range(100):
+        homeostasis.step()
+        homeostasis.step(cells=["b"])
+    exact = net[0].weight.float() + homeostasis.units["a"].slot.residue
+    assert exact.item() == pytest.approx(0.53, abs=1e-4)

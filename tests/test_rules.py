@@ -409,3 +409,44 @@ def test_a_step_calls_the_forward_that_a_subclass_defines():
     commanded.fire(1)
     homeostasis.step()
     assert (homeostasis.calls, commanded.weight) == (1, [-0.25])
+
+
+class Always(LinearHomeostasis):
+    """The base of a mixin must not make its formula linear."""
+
+
+class Mixin:
+    def parts(self, cell, state, rate, target):
+        return torch.ones(()), torch.zeros(())
+
+
+class Mixed(Mixin, Always):
+    pass
+
+
+def test_a_mixed_in_formula_is_not_taken_for_a_linear_one():
+    cell = CommandedCell()
+    homeostasis = regulated(cell, kind=Mixed, plasticity=0.25)
+    cell.fire(0)
+    homeostasis.step()
+    assert cell.weight == [1.0]
+
+
+def test_a_formula_of_the_object_is_not_taken_for_a_linear_one():
+    cell = CommandedCell()
+    homeostasis = regulated(cell, plasticity=0.25)
+    homeostasis.parts = lambda cell, state, rate, target: (torch.ones(()), torch.zeros(()))
+    cell.fire(0)
+    homeostasis.step()
+    assert cell.weight == [1.0]
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_a_target_in_half_precision_is_used_exactly(dtype):
+    cell = CommandedCell(2)
+    target = torch.tensor([0.1, 0.3], dtype=dtype)
+    homeostasis = regulated(cell, plasticity=1.0, target=target)
+    cell.fire(1)
+    homeostasis.step()
+    expected = ((target.double() - 1) / target.double()).tolist()
+    assert cell.weight == pytest.approx(expected, rel=1e-6)

@@ -8,7 +8,13 @@ from ..errors import WaitingGraphError
 from ..updates import Change, Slot, is_needed_by, require_finite
 from .unit import Unit
 
-__all__ = ["owner_of", "require_finite_rates", "require_finite_updates", "require_no_waiting_graph"]
+__all__ = [
+    "owner_of",
+    "require_finite_membranes",
+    "require_finite_rates",
+    "require_finite_updates",
+    "require_no_waiting_graph",
+]
 
 
 def require_no_waiting_graph(units: Iterable[Unit]) -> None:
@@ -28,7 +34,7 @@ def require_no_waiting_graph(units: Iterable[Unit]) -> None:
 
 
 def require_finite_rates(units: Sequence[Unit]) -> None:
-    """Checks what waits in the slots of a rule, and the membranes; raises NonFiniteError."""
+    """Checks what waits in the slots of a rule, and the membranes."""
     rated = [(unit, part) for unit in units for part in (unit.slot.pos, unit.slot.neg) if part is not None]
     watched = _membranes(units)
     require_finite(
@@ -37,14 +43,20 @@ def require_finite_rates(units: Sequence[Unit]) -> None:
     )
 
 
-def require_finite_updates(units: Sequence[Unit], changes: Sequence[Change]) -> None:
-    """Checks what becomes of the parameters, and the membranes; raises NonFiniteError."""
+def require_finite_membranes(units: Sequence[Unit]) -> None:
+    """Checks the membranes of the last observed calls."""
     watched = _membranes(units)
+    require_finite([each for _, each in watched], lambda: [f"{u.name!r} (membrane)" for u, _ in watched])
+
+
+def require_finite_updates(changes: Sequence[Change], watched: Sequence[Unit], units: Sequence[Unit]) -> None:
+    """Checks what becomes of the parameters of some units, and the membranes of those watched."""
+    membranes = _membranes(watched)
     require_finite(
-        [change.outcome for change in changes] + [membrane for _, membrane in watched],
+        [change.outcome for change in changes] + [membrane for _, membrane in membranes],
         lambda: (
             [f"{owner_of(change.slots[0], units).name!r} (update)" for change in changes]
-            + [f"{unit.name!r} (membrane)" for unit, _ in watched]
+            + [f"{unit.name!r} (membrane)" for unit, _ in membranes]
         ),
     )
 

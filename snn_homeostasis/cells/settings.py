@@ -15,10 +15,11 @@ from ..state import TensorState
 from ..updates import UpdateBounds
 from .targets import Target, check_target
 
-__all__ = ["BatchReduction", "CellState", "Settings"]
+__all__ = ["MEANS", "SUMS", "BatchReduction", "CellState", "Settings"]
 
 BatchReduction = Callable[[Tensor, int], Tensor]
 
+MEANS, SUMS = (torch.mean, Tensor.mean), (torch.sum, Tensor.sum)
 PARAMS = ("weight", "bias", "delay")
 
 

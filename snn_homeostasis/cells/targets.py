@@ -2,6 +2,7 @@
 
 import math
 
+import torch
 from torch import Tensor
 
 from ..errors import ArgumentError, require
@@ -25,7 +26,7 @@ def check_target(target: Target) -> None:
 
 
 def fit_target(target: Tensor, rate: Tensor) -> Tensor:
-    """Brings a target to the device of a rate ``[B, *N]``, with which it has to broadcast."""
+    """Brings a target to the device of a rate ``[B, *N]`` that it broadcasts with, in float32 or better."""
     sizes = zip(reversed(target.shape), reversed(rate.shape), strict=False)
     fits = target.ndim in (0, rate.ndim - 1, rate.ndim)
     fits = fits and all(size in (1, wanted) for size, wanted in sizes)
@@ -35,4 +36,4 @@ def fit_target(target: Tensor, rate: Tensor) -> Tensor:
             f"with the batch. Found shape {list(target.shape)}. Use size 1 where a dimension shares its "
             "target, as in (C, 1, 1)."
         )
-    return target.to(rate.device)
+    return target.to(rate.device, torch.promote_types(target.dtype, torch.float32))

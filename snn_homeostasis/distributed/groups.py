@@ -61,6 +61,7 @@ class ProcessGroups:
         hook.find_group = _group_of
         hook.group = hook.group or _group_of_shards(unit.cell.connection)
         self.of([unit])
+        self._mark_shared([unit])
 
     def reshard(self) -> None:
         """Lets `fully_shard` take back gathered parameters, whose changes would be lost."""

@@ -17,10 +17,12 @@ from torch import Tensor
 
 from ..cells import Unit
 from ..errors import HomeostasisError, NoSpikesError, ProcessMismatchError
-from ..updates import can_fail_alone
+from ..updates import Slot, is_built_in
 from .shares import Share, shares_of
 
 __all__ = ["Processes", "Several"]
+
+HALVES = (torch.float16, torch.bfloat16)
 
 
 class Processes:
@@ -91,9 +93,7 @@ class Several(Processes):
     def confirm(self, units: Sequence[Unit]) -> None:
         slots = [slot for unit in units for slot in unit.slots.values()]
         with self._emptied_on_error([unit for unit in units if unit.active]):
-            # bounds look at the own piece of a sharded parameter, or are code of the user; in all other
-            # cases the processes compute the same, and fail or succeed together
-            if any(can_fail_alone(slot.bounds) or (slot.sharded and slot.bounds) for slot in slots):
+            if any(map(_can_fail_alone, slots)):
                 device = slots[0].reference.tensor.device
                 failed = torch.tensor([self.failure is not None], dtype=torch.int32, device=device)
                 self._all_reduce(failed, dist.ReduceOp.MAX)
@@ -156,6 +156,14 @@ class Several(Processes):
             raise
         finally:
             self.drop_errors()
+
+
+def _can_fail_alone(slot: Slot) -> bool:
+    """Whether the change of a slot may fail in one process: the others compute the same otherwise."""
+    is_own_code = slot.bounds is not None and not is_built_in(slot.bounds)
+    # bounds, and rounding to half precision, look at the piece of a parameter that a process holds
+    looks = slot.bounds is not None or slot.reference.leaf.dtype in HALVES or not slot.reference.is_plain
+    return is_own_code or (slot.sharded and looks)
 
 
 def _require_observed(shares: Sequence[Share], totals: Sequence[Tensor]) -> None:

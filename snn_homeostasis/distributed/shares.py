@@ -7,13 +7,11 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from ..cells import BatchReduction, Unit
+from ..cells import MEANS, SUMS, BatchReduction, Unit
 from ..errors import require
 from ..updates import Bounds, Contribution, Slot, UpdateBounds
 
 __all__ = ["Share", "require_mean_or_sum", "shares_of"]
-
-REDUCTIONS = (torch.mean, Tensor.mean, torch.sum, Tensor.sum)
 
 
 class Share(Protocol):
@@ -107,7 +105,7 @@ def shares_of(units: Sequence[Unit]) -> list[Share]:
 def require_mean_or_sum(reduction: BatchReduction) -> None:
     """Raises ArgumentError for another batch reduction: its parts cannot be put together."""
     require(
-        any(reduction is known for known in REDUCTIONS),
+        reduction in (*MEANS, *SUMS),
         "batch_reduction",
         "be `torch.mean` or `torch.sum` where several processes share the batch",
         None,

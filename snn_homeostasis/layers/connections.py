@@ -13,7 +13,7 @@ from functools import cached_property, singledispatch
 from typing import ClassVar
 
 import torch
-from snntorch._neurons import rleaky, rsynaptic
+from snntorch._neurons import rleaky, rsynaptic  # their RecurrentOneToOne has no public name
 from torch import Tensor, nn
 
 from ..errors import ArgumentError, UnsupportedLayerError

@@ -173,6 +173,7 @@ class SpikeHook:
         # `_buffers` in place of `module.mem`, which takes longer than all of the above
         self._membrane = membrane = module._buffers.get("mem")
         if membrane is None:
+            self._membrane = self._read_membrane(module, _first(args, kwargs), output)
             self._node = raw.grad_fn
         self.frozen = False
 

@@ -1,6 +1,6 @@
 """Updates: slots collect parts, bounds turn them into a change, the change goes into the parameter."""
 
-from .bounds import Bounds, ClampBounds, PowerBounds, SharpBounds, UpdateBounds, can_fail_alone
+from .bounds import Bounds, ClampBounds, PowerBounds, SharpBounds, UpdateBounds, is_built_in
 from .changes import Change, apply_changes, changes_of, common_bounds
 from .finite import require_finite
 from .gradients import without_gradients
@@ -20,9 +20,9 @@ __all__ = [
     "Updater",
     "Waiting",
     "apply_changes",
-    "can_fail_alone",
     "changes_of",
     "common_bounds",
+    "is_built_in",
     "is_needed_by",
     "require_finite",
     "without_gradients",

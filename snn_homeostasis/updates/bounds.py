@@ -9,7 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Protocol
+from typing import Protocol, TypeGuard
 
 import torch
 from torch import Tensor, split
@@ -24,7 +24,7 @@ __all__ = [
     "PowerBounds",
     "SharpBounds",
     "UpdateBounds",
-    "can_fail_alone",
+    "is_built_in",
 ]
 
 Operation = Callable[[], object]
@@ -42,10 +42,7 @@ class UpdateBounds(Protocol):
 
 @dataclass(frozen=True)
 class Bounds(ABC):
-    """Limits of a parameter, and an elementwise formula that respects them.
-
-    A new kind defines `__call__`. The package calls it on blocks of rows, so the formula has to be
-    elementwise, and largest at the smallest or the largest value of the parameter.
+    """Limits of a parameter, and a formula that respects them. A new kind defines `__call__`.
 
     Args:
         min: lower limit, in the unit of the parameter, or None.
@@ -64,12 +61,6 @@ class Bounds(ABC):
 
     min: float | None = None
     max: float | None = None
-
-    def __init_subclass__(cls, **kwargs: Any) -> None:
-        super().__init_subclass__(**kwargs)
-        if "__call__" in vars(cls):  # then what stands for another formula does not hold
-            for name in {"operations", "outcome", "_change_"} - vars(cls).keys():
-                setattr(cls, name, getattr(Bounds, name))
 
     def __post_init__(self) -> None:
         limits = [limit for limit in (self.min, self.max) if limit is not None]
@@ -216,9 +207,9 @@ class ClampBounds(Bounds):
         return [partial(param.add_, pos - neg), partial(param.clamp_, low, high)]
 
 
-def can_fail_alone(bounds: UpdateBounds | None) -> bool:
-    """Whether a bound may fail in one of several processes that hand it the same numbers."""
-    return type(bounds) not in (type(None), PowerBounds, SharpBounds, ClampBounds)
+def is_built_in(bounds: UpdateBounds | None) -> TypeGuard[Bounds]:
+    """Whether a formula is known to be elementwise, and largest at an end of the values."""
+    return type(bounds) in (PowerBounds, SharpBounds, ClampBounds)
 
 
 def _inside(limit: float | None, dtype: torch.dtype, inwards: float) -> float | None:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ..errors import ArgumentError, HomeostasisError, require, warn
 from ..layers import ParameterReference, full, is_distributed, is_sharded, local, replicate_as
-from .bounds import Bounds, Operation, UpdateBounds
+from .bounds import Operation, UpdateBounds, is_built_in
 from .slots import Contribution, Slot, broadcasts
 
 __all__ = ["Change", "apply_changes", "changes_of", "common_bounds"]
@@ -17,18 +17,19 @@ HALVES = (torch.float16, torch.bfloat16)
 
 
 class Change:
-    """The change of one parameter: whatever can fail is done, and only the writing is left.
+    """The change of one parameter, prepared up to the writing.
 
     Args:
         slots: one for each layer that has the parameter, so tied layers get one update.
         value: the Parameter.
-        outcome: is finite exactly if the new value is, unless the old value is not.
+        outcome: holds NaN or infinity if the new value would.
         operations: each changes the value once, in place.
         residue: what rounding to half precision takes away; None for other types.
+        tied: the other slots of the parameter.
         is_stuck: whether a row of the parameter is at a limit, and is pushed against it.
     """
 
-    __slots__ = ("is_stuck", "operations", "outcome", "residue", "slots", "start", "value")
+    __slots__ = ("is_stuck", "operations", "outcome", "residue", "slots", "start", "tied", "value")
 
     def __init__(
         self,
@@ -37,10 +38,11 @@ class Change:
         outcome: Tensor,
         operations: Sequence[Operation],
         residue: Tensor | None = None,
+        tied: Sequence[Slot] = (),
         is_stuck: bool = False,
     ) -> None:
         self.slots, self.value, self.outcome, self.operations = slots, value, outcome, operations
-        self.residue, self.is_stuck = residue, is_stuck
+        self.residue, self.tied, self.is_stuck = residue, tied, is_stuck
         self.start = -1
 
     def apply(self) -> None:
@@ -51,31 +53,35 @@ class Change:
         self.start = version if self.start < 0 else self.start
         for operation in self.operations[version - self.start :]:
             operation()
-        for slot in self.slots:
-            if self.residue is not None:
+        if self.residue is not None:
+            for slot in (*self.slots, *self.tied):
                 slot.residue = self.residue
+        for slot in self.slots:
             slot.empty()
 
 
-def changes_of(slots: Iterable[Slot]) -> list[Change]:
-    """Prepares the changes that slots make, one for each parameter; empty slots have a say in the bounds.
+def changes_of(slots: Iterable[Slot], tied: Iterable[Slot] = ()) -> list[Change]:
+    """Prepares the changes that slots make, one for each parameter.
+
+    Args:
+        slots: those to apply.
+        tied: others, which have a say in the bounds of a parameter that they share.
 
     Raises:
-        ArgumentError: if tied layers have different bounds, or a bound returns a wrong shape.
+        ArgumentError: if tied layers have different bounds, or a part or a delta has a wrong shape.
         HomeostasisError: if a parameter was sharded or gathered since its registration.
     """
-    tied: dict[int, tuple[Tensor, dict[Slot, None]]] = {}
-    bounded = []
+    groups: dict[int, tuple[Tensor, dict[Slot, None], list[Slot]]] = {}
     for slot in slots:
         if slot.contributions:
             leaf = slot.reference.leaf
-            tied.setdefault(id(leaf), (leaf, {}))[1][slot] = None
-        elif slot.bounds is not None:
-            bounded.append(slot)
-    for slot in bounded:
-        if id(slot.reference.leaf) in tied:
-            tied[id(slot.reference.leaf)][1][slot] = None
-    return [_change_of(leaf, tuple(group)) for leaf, group in tied.values()]
+            groups.setdefault(id(leaf), (leaf, {}, []))[1][slot] = None
+    for slot in tied:
+        if slot.bounds is not None or slot.residue is not None:
+            group = groups.get(id(slot.reference.leaf))
+            if group is not None and slot not in group[1]:
+                group[2].append(slot)
+    return [_change_of(leaf, tuple(group), others) for leaf, group, others in groups.values()]
 
 
 def apply_changes(changes: Sequence[Change], name_of: Callable[[Slot], str]) -> None:
@@ -112,11 +118,11 @@ def common_bounds(owner: ParameterReference, *bounds: UpdateBounds | None) -> Up
     return named[0] if named else None
 
 
-def _change_of(leaf: Tensor, slots: Sequence[Slot]) -> Change:
+def _change_of(leaf: Tensor, slots: Sequence[Slot], tied: Sequence[Slot]) -> Change:
     slot = slots[0]
     bounds, contributions = slot.bounds, slot.contributions
-    if len(slots) > 1:
-        bounds = common_bounds(slot.reference, *(slot.bounds for slot in slots))
+    if len(slots) + len(tied) > 1:
+        bounds = common_bounds(slot.reference, *(each.bounds for each in (*slots, *tied)))
         contributions = [each for slot in slots for each in slot.contributions]
     pos, neg = _sums(leaf, contributions)
     if slot.sharded or is_distributed(leaf):
@@ -124,11 +130,12 @@ def _change_of(leaf: Tensor, slots: Sequence[Slot]) -> Change:
         pos, neg = replicate_as(pos, leaf), None if neg is None else replicate_as(neg, leaf)
     is_stuck = slot.limits is not None and not slot.warned_stuck and _is_stuck(leaf, pos, neg, *slot.limits)
     if leaf.dtype in HALVES or not slot.reference.is_plain:
-        return _replacement(leaf, slots, bounds, pos, neg, is_stuck)
-    outcome, operations = _operations(slot, bounds, leaf, pos, neg)
-    if slot.limits is not None:
-        operations.append(partial(leaf.clamp_, *slot.limits))
-    return Change(slots, leaf, local(outcome), operations, None, is_stuck)
+        outcome, operations, residue = _replacement(slots, tied, bounds, pos, neg)
+    else:
+        (outcome, operations), residue = _operations(slot, bounds, leaf, pos, neg), None
+        if slot.limits is not None:
+            operations.append(partial(leaf.clamp_, *slot.limits))
+    return Change(slots, leaf, local(outcome), operations, residue, tied, is_stuck)
 
 
 def _sums(leaf: Tensor, contributions: Sequence[Contribution]) -> tuple[Tensor, Tensor | None]:
@@ -145,40 +152,42 @@ def _operations(
     slot: Slot, bounds: UpdateBounds | None, value: Tensor, pos: Tensor, neg: Tensor | None
 ) -> tuple[Tensor, list[Operation]]:
     """Prepares a change in place: what has to be finite, and the operations, which allocate little."""
-    if bounds is None or neg is None or value.numel() == 0 or not isinstance(bounds, Bounds):
+    slot.require_broadcasts(pos, "pos", value)
+    if neg is None or value.numel() == 0 or not is_built_in(bounds):
         delta = _delta(slot, bounds, value, pos, neg)
         return delta, [partial(value.add_, delta)]
+    slot.require_broadcasts(neg, "neg", value)
     outcome = bounds(value, pos, neg) if slot.sharded else bounds.outcome(value, pos, neg)
     return outcome, bounds.operations(value, pos, neg)
 
 
 def _replacement(
-    leaf: Tensor,
     slots: Sequence[Slot],
+    tied: Sequence[Slot],
     bounds: UpdateBounds | None,
     pos: Tensor,
     neg: Tensor | None,
-    is_stuck: bool,
-) -> Change:
+) -> tuple[Tensor, list[Operation], Tensor | None]:
     """Prepares a new value: in half precision, or where a parametrization computes the value.
 
     Half precision cannot represent small changes. What rounding takes away stays in float32, as the
     residue of the slots.
     """
     slot, value = slots[0], slots[0].reference.tensor
-    exact = _exact(value, slot.residue)
+    residues = [each.residue for each in (*slots, *tied) if each.residue is not None]
+    exact = _exact(value, residues[0] if residues else None)
     for operation in _operations(slot, bounds, exact, pos, neg)[1]:
         operation()
     if slot.limits is not None:
         exact.clamp_(*slot.limits)
     rounded, residue = exact.to(value.dtype), None
     if value.dtype in HALVES:
-        if isinstance(bounds, Bounds):  # rounding may lead past a limit
+        if is_built_in(bounds):  # rounding may lead past a limit
             zero = replicate_as(torch.zeros((), device=value.device), value)
             for operation in bounds.operations(rounded, zero, zero):
                 operation()
         residue = exact.sub_(rounded)
-    return Change(slots, leaf, local(rounded), [partial(slot.reference.write, rounded)], residue, is_stuck)
+    return rounded, [partial(slot.reference.write, rounded)], residue
 
 
 def _exact(value: Tensor, residue: Tensor | None) -> Tensor:

@@ -85,13 +85,8 @@ class Slot(TensorState):
 
     @pos.setter
     def pos(self, pos: Tensor | None) -> None:
-        last = self.contributions[-1:]
-        if pos is None:
-            self.contributions = []
-        else:
-            self.contributions = [each._replace(pos=pos, neg=None) for each in last] or [
-                Contribution(pos, None)
-            ]
+        joined = [each._replace(pos=pos, neg=self.neg) for each in self.contributions[-1:] if pos is not None]
+        self.contributions = joined or ([] if pos is None else [Contribution(pos, None)])
 
     @property
     def neg(self) -> Tensor | None:
@@ -148,6 +143,11 @@ class Slot(TensorState):
     def _fitted(self, part: Tensor | None, name: str, param: Tensor, exact: torch.dtype) -> Tensor:
         if part is None:
             return torch.zeros((), dtype=exact, device=param.device)
+        self.require_broadcasts(part, name, param)
+        return part.detach().to(param.device, exact)
+
+    def require_broadcasts(self, part: Tensor, name: str, param: Tensor) -> None:
+        """Raises ArgumentError for a part that does not broadcast with the parameter."""
         require(
             broadcasts(part, param),
             name,
@@ -156,7 +156,6 @@ class Slot(TensorState):
             "Bring it there with `connection.like_bias`, or reduce B and L first.",
             show=f"shape {list(part.shape)}",
         )
-        return part.detach().to(param.device, exact)
 
     def extra_repr(self) -> str:
         return f"{self.reference}, bounds={self._bounds}, pending={self.pending}"
