@@ -16,9 +16,7 @@ from .cells import (
     check_target,
     key_of,
     owner_of,
-    require_finite_membranes,
-    require_finite_rates,
-    require_finite_updates,
+    require_finite_cells,
     require_new,
     require_no_waiting_graph,
     select,
@@ -195,7 +193,7 @@ class Homeostasis(Rule, NoCopy, nn.Module):
                 for unit, each in zip(units, contributions, strict=True):
                     unit.slot.contributions.append(each)
                 if not self._updates_next or processes.group is not None:  # otherwise `update` looks
-                    require_finite_rates(units)
+                    require_finite_cells(units, rated=units)
             except BaseException:
                 if before is not None:
                     before.put_back()
@@ -220,12 +218,12 @@ class Homeostasis(Rule, NoCopy, nn.Module):
             require_no_waiting_graph(active)
             self._groups.reshard()
             if several:  # membranes differ between processes: all learn of a fault before they sum
-                require_finite_membranes(waiting)
+                require_finite_cells(waiting)
         processes.reduce(units)
         changes: list[Change] = []
         with processes.deferring(Exception):
             changes = changes_of((slot for unit in active for slot in unit.slots.values()), self._slots())
-            require_finite_updates(changes, [] if several else waiting, active)
+            require_finite_cells([] if several else waiting, changes=changes, units=active)
         processes.confirm(units)
         apply_changes(changes, lambda slot: f"cell {owner_of(slot, active).name!r}")
         for unit in waiting:

@@ -1,13 +1,7 @@
 """Cells: a layer with the neuron that it drives; units: cells with all that a rule keeps for them."""
 
 from .cell import Cell
-from .checks import (
-    owner_of,
-    require_finite_membranes,
-    require_finite_rates,
-    require_finite_updates,
-    require_no_waiting_graph,
-)
+from .checks import owner_of, require_finite_cells, require_no_waiting_graph
 from .registry import key_of, require_new, select, set_bounds
 from .settings import MEANS, SUMS, BatchReduction, CellState, Settings
 from .targets import Target, check_target
@@ -25,9 +19,7 @@ __all__ = [
     "check_target",
     "key_of",
     "owner_of",
-    "require_finite_membranes",
-    "require_finite_rates",
-    "require_finite_updates",
+    "require_finite_cells",
     "require_new",
     "require_no_waiting_graph",
     "select",

@@ -2,19 +2,11 @@
 
 from collections.abc import Iterable, Sequence
 
-from torch import Tensor
-
 from ..errors import WaitingGraphError
 from ..updates import Change, Slot, is_needed_by, require_finite
 from .unit import Unit
 
-__all__ = [
-    "owner_of",
-    "require_finite_membranes",
-    "require_finite_rates",
-    "require_finite_updates",
-    "require_no_waiting_graph",
-]
+__all__ = ["owner_of", "require_finite_cells", "require_no_waiting_graph"]
 
 
 def require_no_waiting_graph(units: Iterable[Unit]) -> None:
@@ -33,36 +25,27 @@ def require_no_waiting_graph(units: Iterable[Unit]) -> None:
         )
 
 
-def require_finite_rates(units: Sequence[Unit]) -> None:
-    """Checks what waits in the slots of a rule, and the membranes."""
-    rated = [(unit, part) for unit in units for part in (unit.slot.pos, unit.slot.neg) if part is not None]
-    watched = _membranes(units)
+def require_finite_cells(
+    watched: Sequence[Unit],
+    rated: Sequence[Unit] = (),
+    changes: Sequence[Change] = (),
+    units: Sequence[Unit] = (),
+) -> None:
+    """Checks the membranes of some units, what waits in the slots of others, and changes of any."""
+    membranes = [(unit, membrane) for unit in watched if (membrane := unit.hook.membrane) is not None]
+    rates = [(unit, part) for unit in rated for part in (unit.slot.pos, unit.slot.neg) if part is not None]
     require_finite(
-        [tensor for _, tensor in rated + watched],
-        lambda: [f"{u.name!r} (rate)" for u, _ in rated] + [f"{u.name!r} (membrane)" for u, _ in watched],
+        [
+            *(change.outcome for change in changes),
+            *(part for _, part in rates),
+            *(each for _, each in membranes),
+        ],
+        lambda: [
+            *(f"{owner_of(change.slots[0], units).name!r} (update)" for change in changes),
+            *(f"{unit.name!r} (rate)" for unit, _ in rates),
+            *(f"{unit.name!r} (membrane)" for unit, _ in membranes),
+        ],
     )
-
-
-def require_finite_membranes(units: Sequence[Unit]) -> None:
-    """Checks the membranes of the last observed calls."""
-    watched = _membranes(units)
-    require_finite([each for _, each in watched], lambda: [f"{u.name!r} (membrane)" for u, _ in watched])
-
-
-def require_finite_updates(changes: Sequence[Change], watched: Sequence[Unit], units: Sequence[Unit]) -> None:
-    """Checks what becomes of the parameters of some units, and the membranes of those watched."""
-    membranes = _membranes(watched)
-    require_finite(
-        [change.outcome for change in changes] + [membrane for _, membrane in membranes],
-        lambda: (
-            [f"{owner_of(change.slots[0], units).name!r} (update)" for change in changes]
-            + [f"{unit.name!r} (membrane)" for unit, _ in membranes]
-        ),
-    )
-
-
-def _membranes(units: Sequence[Unit]) -> list[tuple[Unit, Tensor]]:
-    return [(unit, membrane) for unit in units if (membrane := unit.hook.membrane) is not None]
 
 
 def owner_of(slot: Slot, units: Iterable[Unit]) -> Unit:

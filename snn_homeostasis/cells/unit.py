@@ -72,14 +72,14 @@ class Unit:
         self.cell.switch(self.rate, is_on=self.rate.training and not self._pauses)
 
     def estimate(self, target: Target | None) -> tuple[Tensor, Target]:
-        """Returns the rate ``[B, *N]`` and its target: that of this call, or else that of the cell.
+        """Returns the rate ``[B, *N]`` and the target: of this call, or of the cell if this call has none.
 
         Raises:
             NoSpikesError: if there is no estimate, with the reason.
             ArgumentError: for a target that cannot work.
         """
         if self.slot.shared and self._is_empty_batch():
-            # parts of the right shape, which count nothing among those of the other processes
+            # gives parts of the right shape; the sum over the processes weighs them with 0 samples
             return torch.zeros(1, *self.hook.neurons or (), device=self.slot.reference.tensor.device), 1.0
         total = self._observed_total()
         return self.rate.rate, self._target_for(total, target)
@@ -113,7 +113,7 @@ class Unit:
         return self.hook.neurons is not None and not self.hook.samples
 
     def mean_rate(self, shared: bool) -> Tensor:
-        """Returns the rate ``[*N]``: over the batch, or over that of all processes at the last update."""
+        """Returns the mean rate ``[*N]`` over the batch, or over the joint batch at the last update."""
         if not shared:
             self._observed_total()
             return self.rate.rate.mean(0)

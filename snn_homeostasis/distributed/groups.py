@@ -30,7 +30,7 @@ class ProcessGroups:
     processes may as well train models of their own.
 
     Args:
-        process_group: the group; ``"auto"`` for that of the wrapper; None for this process alone.
+        process_group: the group; ``"auto"`` for the group of the wrapper; None for this process alone.
 
     Raises:
         ArgumentError: for anything else.
@@ -127,7 +127,7 @@ def _group_of(wrapper: DistributedDataParallel) -> Any:
         name = "forward_sync_buffers" if current else "broadcast_buffers"
         raise ArgumentError(
             f"`{name}` should be False for a spiking model. Found `{name} = True` for a model with the "
-            f"membrane {spoilt[0]!r}: it is a buffer, and every forward would replace it by that of process "
+            f"membrane {spoilt[0]!r}: it is a buffer, and every forward would overwrite it with that of process "
             "0, or fail where batches differ. Wrap it with DistributedDataParallel(model, "
             f"{name}=False){' (broadcast_buffers=False in older torch)' if current else ''}."
         )

@@ -36,7 +36,7 @@ class Processes:
         return self._nothing
 
     def reduce(self, units: Sequence[Unit]) -> None:
-        """Replaces the parts and mean rates of this process by those of all; frozen cells are left out.
+        """Replaces the parts and rates of this process by the mean over all processes, for active cells.
 
         Raises:
             ProcessMismatchError: if the processes have different things to share.

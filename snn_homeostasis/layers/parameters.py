@@ -54,12 +54,8 @@ class PlainReference(ParameterReference):
     def tensor(self) -> Tensor:
         value = getattr(self.module, self.name, None)
         if not isinstance(value, nn.Parameter):
-            _refuse(
-                self.module,
-                self.name,
-                "is no Parameter any more since it was registered",
-                "Prune or reparametrise before you attach, or attach again.",
-            )
+            remedy = "Prune or reparametrise before you attach, or attach again."
+            _refuse(self.module, self.name, "is no Parameter any more since it was registered", remedy)
         return value
 
     leaf = tensor
@@ -98,12 +94,8 @@ def refer(module: nn.Module, name: str) -> ParameterReference | None:
         _require_writable(module, name, value)
         return PlainReference(module, name)
     if any(isinstance(getattr(module, f"{name}_{suffix}", None), nn.Parameter) for suffix in ("g", "orig")):
-        _refuse(
-            module,
-            name,
-            "is recomputed at each forward by a legacy weight_norm or spectral_norm",
-            "Use torch.nn.utils.parametrizations.weight_norm instead.",
-        )
+        found = "is recomputed at each forward by a legacy weight_norm or spectral_norm"
+        _refuse(module, name, found, "Use torch.nn.utils.parametrizations.weight_norm instead.")
     return None
 
 
@@ -126,12 +118,8 @@ def _refer_parametrized(module: nn.Module, name: str) -> ParametrizedReference:
         lost = True
     if lost:
         kinds = ", ".join(type(step).__name__ for step in trial)
-        _refuse(
-            module,
-            name,
-            f"does not keep a value written to it ({kinds})",
-            "Remove the parametrization, or regulate another parameter.",
-        )
+        remedy = "Remove the parametrization, or regulate another parameter."
+        _refuse(module, name, f"does not keep a value written to it ({kinds})", remedy)
     return ParametrizedReference(module, name)
 
 
@@ -139,12 +127,8 @@ def _require_writable(module: nn.Module, name: str, value: nn.Parameter) -> None
     if isinstance(value, nn.parameter.UninitializedParameter):
         _refuse(module, name, "has no values yet", "Run the model once before you attach.")
     if any(stride == 0 and size > 1 for stride, size in zip(value.stride(), value.shape, strict=True)):
-        _refuse(
-            module,
-            name,
-            "is expanded: several entries share one memory",
-            "Replace it with `nn.Parameter(value.clone())`.",
-        )
+        found = "is expanded: several entries share one memory"
+        _refuse(module, name, found, "Replace it with `nn.Parameter(value.clone())`.")
 
 
 def _refuse(module: nn.Module, name: str, found: str, remedy: str) -> NoReturn:

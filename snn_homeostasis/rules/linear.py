@@ -33,7 +33,7 @@ class LinearHomeostasis(Homeostasis):
         rate: is called once per cell and returns its `RateEstimator`.
         bounds: of the regulated parameter: `PowerBounds`, `SharpBounds`, `ClampBounds`, or any
             callable ``(param, pos, neg) -> delta``.
-        process_group: of the processes that share the batch, by default that of the wrapper
+        process_group: of the processes that share the batch, by default the group of the wrapper
             around the model; see `Homeostasis`.
 
     Raises:

@@ -22,7 +22,7 @@ PARTS: dict[str, tuple[object, str]] = {
     "the rule": (Homeostasis, "forward"),
     "does a graph wait": (homeostasis, "require_no_waiting_graph"),
     "the changes": (homeostasis, "changes_of"),
-    "is all finite": (homeostasis, "require_finite_updates"),
+    "is all finite": (homeostasis, "require_finite_cells"),
     "the additions": (homeostasis, "apply_changes"),
 }
 TOTAL = "step()"
@@ -38,9 +38,9 @@ class Stopwatch:
     def timed(self, name: str, function: Callable[..., object]) -> Callable[..., object]:
         """Returns the function; each call adds its seconds under the name."""
 
-        def call(*args: object) -> object:
+        def call(*args: object, **kwargs: object) -> object:
             start = time.perf_counter()
-            result = function(*args)
+            result = function(*args, **kwargs)
             self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
             return result
 
