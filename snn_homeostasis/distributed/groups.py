@@ -127,8 +127,8 @@ def _group_of(wrapper: DistributedDataParallel) -> Any:
         name = "forward_sync_buffers" if current else "broadcast_buffers"
         raise ArgumentError(
             f"`{name}` should be False for a spiking model. Found `{name} = True` for a model with the "
-            f"membrane {spoilt[0]!r}: it is a buffer, and every forward would overwrite it with that of process "
-            "0, or fail where batches differ. Wrap it with DistributedDataParallel(model, "
+            f"membrane {spoilt[0]!r}: it is a buffer, and every forward would copy it from process 0, or "
+            "fail where batches differ. Wrap it with DistributedDataParallel(model, "
             f"{name}=False){' (broadcast_buffers=False in older torch)' if current else ''}."
         )
     return wrapper.process_group
