@@ -39,7 +39,7 @@ class CumulativeRate(RateEstimator):
         if total is None or not is_same or self._eager_steps >= self.float32_steps:
             total = self.total_for(spikes)
         total.add_(spikes)
-        self._eager_steps += 1
+        self.__dict__["_eager_steps"] += 1  # `Module.__setattr__` takes longer than all of the above
 
     @property
     def weight(self) -> float:
@@ -98,7 +98,7 @@ class ExponentialRate(RateEstimator):
     def update_step(self, spikes: Tensor) -> None:
         total = self.total_for(spikes)
         total.lerp_(spikes.to(total.dtype), self.gain)
-        self._eager_steps += 1
+        self.__dict__["_eager_steps"] += 1  # as in `CumulativeRate`
 
     @property
     def weight(self) -> float:
