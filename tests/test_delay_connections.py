@@ -30,16 +30,16 @@ def leaky():
     return snn.Leaky(beta=0.0, threshold=0.5, reset_mechanism="none", init_hidden=True)
 
 
-def puppets(delay_init=8.0, size=2, max_delay=LONGEST, **settings):
+def built(delay_init=8.0, size=2, max_delay=LONGEST, **settings):
     """A delayed layer, neurons that fire on command, and the rule on the delays."""
     layer, neuron = DelayedLinear(3, size, max_delay, delay_init=delay_init), leaky()
     homeostasis = LinearHomeostasis(**{"plasticity": 0.5, "target": 0.5, "param": "delay"} | settings)
-    homeostasis.register_cell("puppets", Cell(layer, neuron))
+    homeostasis.register_cell("built", Cell(layer, neuron))
     return layer, neuron, homeostasis
 
 
 def test_silent_neurons_get_shorter_delays_and_busy_ones_longer():
-    layer, neuron, homeostasis = puppets()
+    layer, neuron, homeostasis = built()
     weight = layer.weight.clone()
     neuron(torch.tensor([[0.0, 1.0]]))
     homeostasis.step()
@@ -88,7 +88,7 @@ def test_narrower_bounds_of_the_user_hold_too():
 
 
 def test_a_delay_that_an_optimizer_left_outside_comes_inside():
-    layer, neuron, homeostasis = puppets()
+    layer, neuron, homeostasis = built()
     with torch.no_grad():
         layer.delay.copy_(torch.tensor([[-3.0, 5.0, 20.0], [30.0, 8.0, 2.0]]))
     neuron(torch.tensor([[0.0, 1.0]]))
@@ -97,7 +97,7 @@ def test_a_delay_that_an_optimizer_left_outside_comes_inside():
 
 
 def test_half_precision_keeps_small_changes_of_delays():
-    layer, neuron, homeostasis = puppets(plasticity=0.01)
+    layer, neuron, homeostasis = built(plasticity=0.01)
     layer.bfloat16()
     neuron(torch.tensor([[0.0, 0.0]]))
     for _ in range(100):
@@ -107,7 +107,7 @@ def test_half_precision_keeps_small_changes_of_delays():
 
 @pytest.mark.parametrize(("fires", "limit"), [(0.0, 0.0), (1.0, 16.0)])
 def test_a_row_stuck_at_a_limit_warns_once_by_name(fires, limit):
-    layer, neuron, homeostasis = puppets(delay_init=abs(limit - 0.75))
+    layer, neuron, homeostasis = built(delay_init=abs(limit - 0.75))
     neuron(torch.tensor([[fires, fires]]))
     homeostasis.step()  # by a full step
     homeostasis.step()  # to the limit
@@ -118,22 +118,22 @@ def test_a_row_stuck_at_a_limit_warns_once_by_name(fires, limit):
             homeostasis.step()
     assert layer.delay.eq(limit).all()
     assert len(caught) == 1
-    assert "cell 'puppets'" in str(caught[0].message)
+    assert "cell 'built'" in str(caught[0].message)
     assert caught[0].filename == __file__
 
 
 def test_one_stuck_row_warns_and_one_free_synapse_does_not():
     delays = torch.tensor([[0.0, 0.0, 1.0], [0.0, 0.0, 0.5]])
-    layer, neuron, homeostasis = puppets(delay_init=delays)
+    layer, neuron, homeostasis = built(delay_init=delays)
     neuron(torch.tensor([[0.0, 0.0]]))
     homeostasis.step()
-    with pytest.warns(HomeostasisWarning, match="cell 'puppets'"):
+    with pytest.warns(HomeostasisWarning, match="cell 'built'"):
         homeostasis.step()
     assert layer.delay.tolist() == [[0.0] * 3, [0.0] * 3]
 
 
 def test_rows_that_move_inwards_or_rest_do_not_warn():
-    _, neuron, homeostasis = puppets(delay_init=torch.tensor([[0.0], [16.0]]).expand(2, 3))
+    _, neuron, homeostasis = built(delay_init=torch.tensor([[0.0], [16.0]]).expand(2, 3))
     neuron(torch.tensor([[1.0, 0.0]]))
     homeostasis.step()
     homeostasis.clear()
@@ -143,7 +143,7 @@ def test_rows_that_move_inwards_or_rest_do_not_warn():
 
 
 def test_weights_have_no_limits():
-    layer, neuron, homeostasis = puppets(param="weight", plasticity=100.0)
+    layer, neuron, homeostasis = built(param="weight", plasticity=100.0)
     neuron(torch.tensor([[0.0, 0.0]]))
     homeostasis.step()
     assert (layer.weight > 16).all()
@@ -157,7 +157,7 @@ def test_the_warning_of_a_lone_updater_names_the_parameter():
 
 
 def test_max_delay_0_warns_that_no_delay_can_move():
-    layer, neuron, homeostasis = puppets(delay_init=0.0, max_delay=0)
+    layer, neuron, homeostasis = built(delay_init=0.0, max_delay=0)
     neuron(torch.tensor([[0.0, 0.0]]))
     with pytest.warns(HomeostasisWarning, match="another `max_delay`"):
         homeostasis.step()

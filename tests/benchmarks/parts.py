@@ -20,7 +20,7 @@ __all__ = ["parts_of_a_step"]
 # `step` calls each of these once and looks it up here; no part runs inside another
 PARTS: dict[str, tuple[object, str]] = {
     "the rule": (Homeostasis, "forward"),
-    "does a graph wait": (homeostasis, "require_no_waiting_graph"),
+    "is a graph waiting": (homeostasis, "require_no_waiting_graph"),
     "the changes": (homeostasis, "changes_of"),
     "is all finite": (homeostasis, "require_finite_cells"),
     "the additions": (homeostasis, "apply_changes"),
