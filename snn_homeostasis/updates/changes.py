@@ -204,7 +204,9 @@ def _exact(value: Tensor, residue: Tensor | None) -> Tensor:
 def _delta(slot: Slot, bounds: UpdateBounds | None, value: Tensor, pos: Tensor, neg: Tensor | None) -> Tensor:
     """Returns what is added to a value, by bounds that may want to see all of it."""
     if bounds is None:
-        delta = pos if neg is None else pos - neg
+        if neg is None:
+            return pos  # `_operations` has checked its shape
+        delta = pos - neg
     else:
         delta = replicate_as(bounds(value, pos, torch.zeros_like(pos) if neg is None else neg), value)
     if not broadcasts(delta, value):

@@ -148,8 +148,10 @@ class Slot(TensorState):
 
     def require_broadcasts(self, part: Tensor, name: str, param: Tensor) -> None:
         """Raises ArgumentError for a part that does not broadcast with the parameter."""
+        if broadcasts(part, param):
+            return  # to write the message takes longer than to check
         require(
-            broadcasts(part, param),
+            False,
             name,
             f"broadcast to {self.reference}, {list(param.shape)}",
             None,
@@ -163,7 +165,7 @@ class Slot(TensorState):
 
 def broadcasts(part: Tensor, param: Tensor) -> bool:
     """Whether ``part`` broadcasts with ``param`` without making it larger."""
-    if part.ndim == param.ndim and part.numel() == part.shape[:1].numel() == param.shape[:1].numel():
+    if part.ndim == param.ndim > 0 and part.numel() == len(part) == len(param):
         return True  # one number for each row, as a rule gives it
     sizes = zip(reversed(part.shape), reversed(param.shape), strict=False)
     return part.ndim <= param.ndim and all(size in (1, wanted) for size, wanted in sizes)
