@@ -6,8 +6,11 @@ from typing import Any, TypeAlias
 
 from torch import Tensor
 from torch.optim import Optimizer
+from torch.utils.hooks import RemovableHandle
 
-__all__ = ["Release", "step_after", "when_collected"]
+from .errors import ArgumentError
+
+__all__ = ["Following", "Release", "when_collected"]
 
 Release: TypeAlias = "weakref.finalize[Any, Any]"
 
@@ -19,16 +22,38 @@ def when_collected(owner: object, call: Callable[..., object], *args: Any) -> Re
     return release
 
 
-def step_after(optimizer: Optimizer, follower: Any) -> Release:
-    """Steps ``follower`` after each step of an optimizer, as long as it lives."""
-    this = weakref.ref(follower)  # the optimizer must not keep the follower alive
+class Following:
+    """The optimizers whose steps are followed. They keep the follower alive, as users expect who do not."""
 
-    def step(*_: Any) -> None:
-        living = this()
-        if living is not None and not _has_skipped(optimizer):
-            living.step()
+    def __init__(self) -> None:
+        self._handles: weakref.WeakKeyDictionary[Any, RemovableHandle] = weakref.WeakKeyDictionary()
 
-    return when_collected(follower, optimizer.register_step_post_hook(step).remove)
+    def add(self, optimizer: Optimizer, follow: Callable[[], None]) -> None:
+        """Calls ``follow`` after each step of an optimizer; raises ArgumentError if that cannot work."""
+        if optimizer in self._handles:
+            raise ArgumentError(
+                "`optimizer` should be followed once. Found a second `follow` of the same "
+                f"{type(optimizer).__name__}, and each of its steps would count twice. Leave one out."
+            )
+
+        def after(stepped: Optimizer, *_: Any) -> None:
+            if not _has_skipped(stepped):
+                follow()
+
+        try:
+            self._handles[optimizer] = optimizer.register_step_post_hook(after)
+        except AttributeError:  # a wrapper may be an Optimizer by class alone
+            raise ArgumentError(
+                "`optimizer` should be an optimizer of torch, with its hooks. Found "
+                f"`optimizer = {type(optimizer).__name__}`. Follow the optimizer inside it, or call `step()` "
+                "after each of its steps."
+            ) from None
+
+    def release(self) -> None:
+        """Follows none of them any more."""
+        for handle in self._handles.values():
+            handle.remove()
+        self._handles.clear()
 
 
 def _has_skipped(optimizer: Optimizer) -> bool:

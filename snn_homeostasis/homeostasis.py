@@ -22,10 +22,10 @@ from .cells import (
     select,
     set_bounds,
 )
-from .discovery import Choice, build_cells, find_cells, warn_about
+from .discovery import Choice, build_cells, find_cells, require_model, warn_about
 from .distributed import AUTO, Group, Processes, ProcessGroups
 from .errors import NonFiniteError, NoSpikesError
-from .following import Release, step_after, when_collected
+from .following import Following, Release, when_collected
 from .rule import Rule
 from .state import NoCopy
 from .updates import Change, Slot, Waiting, apply_changes, changes_of, without_gradients
@@ -71,7 +71,7 @@ class Homeostasis(Rule, NoCopy, nn.Module):
         self.registered = nn.ModuleDict()  # what a checkpoint holds of the units
         self._units: dict[str, Unit] = {}
         self._releases: dict[str, Release] = {}
-        self._following: list[Release] = []
+        self._following = Following()
         self._groups = ProcessGroups(process_group)
         self._updates_next = False  # whether `forward` is a part of `step`
 
@@ -141,6 +141,7 @@ class Homeostasis(Rule, NoCopy, nn.Module):
             UnpairedNeuronError: naming every neuron whose layer cannot be known.
             ArgumentError: naming every neuron whose layers lack the param.
         """
+        require_model(model)
         settings = self.defaults.override(overrides)
         group = self._groups.look_into(model)
         found = find_cells(model, example, pairs=pairs, include=include, exclude=exclude)
@@ -266,8 +267,12 @@ class Homeostasis(Rule, NoCopy, nn.Module):
                 unit.resume()
 
     def follow(self, optimizer: torch.optim.Optimizer) -> Self:
-        """Calls `step` after every step of ``optimizer``, so that bounds hold after it."""
-        self._following.append(step_after(optimizer, self))
+        """Calls `step` after every step of ``optimizer``, which keeps this object alive.
+
+        Raises:
+            ArgumentError: if it has no hooks after its steps, or is followed already.
+        """
+        self._following.add(optimizer, self.step)
         return self
 
     def rates(self) -> dict[str, Tensor]:
@@ -291,9 +296,7 @@ class Homeostasis(Rule, NoCopy, nn.Module):
         """Takes off all hooks and forgets the cells: the model is as it was before."""
         for name in list(self._units):
             self.remove_cell(name)
-        for release in self._following:
-            release()
-        self._following.clear()
+        self._following.release()
 
     def remove_cell(self, name: str) -> None:
         """Takes the hook of one cell off and forgets the cell."""

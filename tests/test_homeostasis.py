@@ -8,7 +8,9 @@ import math
 import pickle
 import re
 import weakref
+from fractions import Fraction
 
+import numpy as np
 import pytest
 import torch
 from nets import hooks_of, leaky, snapshot, unchanged
@@ -30,6 +32,7 @@ from snn_homeostasis import (
     RemovedCellError,
     UnsupportedLayerError,
     WindowedRate,
+    find_cells,
 )
 
 
@@ -51,9 +54,13 @@ def attached(**kwargs) -> tuple[nn.Sequential, LinearHomeostasis]:
 # --- bad input -------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("target", [0.0, 0, -0.1, math.nan, math.inf, "high", True])
+NO_NUMBERS = ["10%", [0.1, 0.2], {"1": 0.1}, True, int, 1j]
+
+
+@pytest.mark.parametrize("target", [0.0, 0, -0.1, math.nan, math.inf, *NO_NUMBERS], ids=repr)
 def test_a_bad_target_is_refused_wherever_it_is_given(target):
-    message = re.escape(f"`target` should be > 0. Found `target = {target!r}`.")
+    expected = "be a number or a tensor" if target in NO_NUMBERS else "be > 0"
+    message = re.escape(f"`target` should {expected}. Found `target = {target!r}`.")
     net, homeostasis = attached()
     run(net)
     before = snapshot(net)
@@ -68,6 +75,55 @@ def test_a_bad_target_is_refused_wherever_it_is_given(target):
             give()
     assert unchanged(net, before)
     assert list(homeostasis.cells) == ["1", "3"]
+
+
+@pytest.mark.parametrize("number", [np.float32(0.25), np.float64(0.25), np.int64(1), Fraction(1, 4)])
+def test_any_real_number_is_a_target_and_a_plasticity(number):
+    torch.manual_seed(0)
+    net, homeostasis = attached()
+    run(net)
+    twin = copy.deepcopy(net)
+    same = LinearHomeostasis(float(number), float(number)).attach(twin)
+    same.load_state_dict(homeostasis.state_dict())
+    other = LinearHomeostasis(number, number).attach(net)
+    other.load_state_dict(homeostasis.state_dict())
+    same.step()
+    other.step()
+    assert all(map(torch.equal, twin.parameters(), net.parameters()))
+
+
+@pytest.mark.parametrize(
+    ("model", "found"),
+    [
+        ([nn.Linear(6, 8), leaky()], "[Linear"),
+        (nn.Sequential, "<class"),
+        ("net", "'net'"),
+        (nn.Linear(6, 8).forward, "<bound"),
+    ],
+    ids=["list", "class", "name", "function"],
+)
+@pytest.mark.parametrize(
+    "find", [LinearHomeostasis(0.1, 0.2).attach, find_cells], ids=["attach", "find_cells"]
+)
+def test_what_is_no_model_is_refused_by_name(find, model, found):
+    with pytest.raises(
+        ArgumentError, match=re.escape(f"`model` should be an nn.Module. Found `model = {found}")
+    ):
+        find(model)
+
+
+def test_a_model_in_the_place_of_the_plasticity_is_refused():
+    with pytest.raises(ArgumentError, match=re.escape("LinearHomeostasis(0.01, target=0.1).attach(model)")):
+        LinearHomeostasis(a_net(), 0.1)
+
+
+@pytest.mark.parametrize("call", ["step", "forward"])
+@pytest.mark.parametrize("removed", [False, True])
+def test_a_step_without_cells_is_refused(call, removed):
+    homeostasis = attached()[1] if removed else LinearHomeostasis(0.1, 0.2)
+    homeostasis.remove()
+    with pytest.raises(ArgumentError, match=r"Found no cell. Call `attach\(model\)` first."):
+        getattr(homeostasis, call)()
 
 
 @pytest.mark.parametrize("bad", [0.0, -1.0, math.nan, math.inf])
@@ -518,10 +574,10 @@ def test_no_hook_is_left(leave):
     if leave == "remove":
         homeostasis.remove()
         assert not homeostasis.cells
-    del homeostasis
+        assert not optimizer._optimizer_step_post_hooks
+    del homeostasis, optimizer
     gc.collect()
     assert hooks_of(net) == 0
-    assert not optimizer._optimizer_step_post_hooks
     if held is not None:
         with pytest.raises(RemovedCellError):
             _ = held.updater.weight

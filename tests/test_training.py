@@ -1,6 +1,8 @@
 """Inside a training loop: gradients, graphs that wait, optimizers, and forwards that run twice."""
 
 import copy
+import gc
+import weakref
 
 import pytest
 import snntorch as snn
@@ -12,7 +14,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
-from snn_homeostasis import Cell, ClampBounds, LinearHomeostasis, WaitingGraphError
+from snn_homeostasis import ArgumentError, Cell, ClampBounds, LinearHomeostasis, WaitingGraphError
 from snn_homeostasis.updates import is_needed_by
 
 OPTIMIZERS = {
@@ -157,6 +159,54 @@ def test_following_adds_the_rule_to_what_the_optimizer_does(optimizer):
             torch.testing.assert_close(net[index].bias, plain[index].bias, rtol=0, atol=0)
             assert net[index].weight.abs().max() <= 0.3
         net.zero_grad()
+
+
+def test_a_followed_optimizer_keeps_the_rule_alive():
+    net = linear()
+    optimizer = torch.optim.SGD(net.parameters(), 0.0)
+    kept = weakref.ref(LinearHomeostasis(0.02, 0.2).attach(net).follow(optimizer))
+    gc.collect()
+    before = snapshot(net)
+    NETS["linear"].present(net).square().mean().backward()
+    optimizer.step()
+    assert not unchanged(net, before)
+    del optimizer
+    assert kept() is None
+    assert not net[1]._forward_hooks
+
+
+def test_an_optimizer_is_followed_once_and_again_after_remove():
+    net = linear()
+    optimizer, other = (torch.optim.SGD(net.parameters(), 0.0) for _ in range(2))
+    homeostasis = LinearHomeostasis(0.02, 0.2).attach(net).follow(optimizer).follow(other)
+    with pytest.raises(ArgumentError, match="Found a second `follow` of the same SGD"):
+        homeostasis.follow(optimizer)
+    homeostasis.remove()
+    homeostasis.attach(net).follow(optimizer)
+    assert len(optimizer._optimizer_step_post_hooks) == 1
+
+
+class Hollow(torch.optim.Optimizer):
+    """An Optimizer by class alone, as some wrappers are: it never builds the hooks of its base."""
+
+    def __init__(self, optimizer):
+        self.optimizer = optimizer
+
+
+@pytest.mark.parametrize("kind", ["scheduler", "model", "wrapper", "parameters"])
+def test_what_cannot_be_followed_is_refused_by_name(kind):
+    net = linear()
+    optimizer = torch.optim.SGD(net.parameters(), 0.1)
+    wrong = {
+        "scheduler": torch.optim.lr_scheduler.StepLR(optimizer, 1),
+        "model": net,
+        "wrapper": Hollow(optimizer),
+        "parameters": net.parameters(),
+    }[kind]
+    with pytest.raises(
+        ArgumentError, match=f"Found `optimizer = {type(wrong).__name__}`. Follow the optimizer"
+    ):
+        LinearHomeostasis(0.02, 0.2).attach(net).follow(wrong)
 
 
 def test_batches_of_accumulated_gradients_share_one_step():

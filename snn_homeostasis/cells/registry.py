@@ -18,8 +18,9 @@ def key_of(name: str) -> str:
 
 
 def select(units: Mapping[str, Unit], cells: Iterable[str] | None) -> list[Unit]:
-    """Returns the units of some names, or all; raises ArgumentError for an unknown name."""
+    """Returns the units of some names, or all; raises ArgumentError for an unknown name, or without any."""
     if cells is None:
+        require(bool(units), "cells", "be registered", None, "Call `attach(model)` first.", show="no cell")
         return list(units.values())
     names = [cells] if isinstance(cells, str) else list(cells)
     for name in names:

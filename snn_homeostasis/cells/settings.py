@@ -4,6 +4,7 @@ import dataclasses
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any, Self
 
 import torch
@@ -42,8 +43,15 @@ class Settings:
     bounds: UpdateBounds | None = None
 
     def __post_init__(self) -> None:
-        number = isinstance(self.plasticity, int | float) and math.isfinite(self.plasticity)
-        require(number, "plasticity", "be a finite number", self.plasticity, "Start with 0.01.")
+        plasticity, remedy = (
+            self.plasticity,
+            "Start with `LinearHomeostasis(0.01, target=0.1).attach(model)`.",
+        )
+        is_number = (
+            isinstance(plasticity, Real) and not isinstance(plasticity, bool) and math.isfinite(plasticity)
+        )
+        require(is_number, "plasticity", "be a finite number", plasticity, remedy)
+        object.__setattr__(self, "plasticity", float(plasticity))
         if self.target is not None:
             check_target(self.target)
         param = self.param.lower() if isinstance(self.param, str) else self.param
@@ -86,7 +94,7 @@ class CellState(TensorState):
     def target(self, target: Target | None) -> None:
         if target is not None:
             check_target(target)
-        self._number = None if isinstance(target, Tensor) else target
+        self._number = None if target is None or isinstance(target, Tensor) else float(target)
         with torch.inference_mode(False):
             self.target_tensor = target.detach().clone() if isinstance(target, Tensor) else None
 

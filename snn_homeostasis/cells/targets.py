@@ -1,6 +1,7 @@
 """Targets: a rate in spikes per step, one for all or one per neuron or sample."""
 
 import math
+from numbers import Real
 
 import torch
 from torch import Tensor
@@ -14,15 +15,17 @@ Target = float | Tensor
 
 def check_target(target: Target) -> None:
     """Raises ArgumentError unless a target, or each element of it, is a positive, finite rate."""
-    remedy = "It is a rate in spikes per step, for example 0.1."
+    remedy = "It is a rate in spikes per step, for example 0.1: divide Hz by the steps per second."
     if isinstance(target, Tensor):
         positive = target.numel() > 0 and bool(((target > 0) & target.isfinite()).all())
         smallest = target.min().item() if target.numel() else None
         show = None if positive else f"a tensor of shape {list(target.shape)}, smallest {smallest}"
         require(positive, "target", "be > 0 and finite everywhere", None, remedy, show=show)
     else:
-        number = isinstance(target, int | float) and not isinstance(target, bool)
-        require(number and target > 0 and math.isfinite(target), "target", "be > 0", target, remedy)
+        is_number = isinstance(target, Real) and not isinstance(target, bool)
+        kinds = "Different neurons take a tensor; different cells, `units[name].state.target`."
+        require(is_number, "target", "be a number or a tensor", target, f"{remedy} {kinds}")
+        require(target > 0 and math.isfinite(target), "target", "be > 0", target, remedy)
 
 
 def fit_target(target: Tensor, rate: Tensor) -> Tensor:

@@ -172,7 +172,10 @@ class Unit:
     def _warn(self) -> None:
         target, norm = self.state.target, self.connection.norm
         if target is not None and bool(torch.as_tensor(target > 1).any()):
-            warn(f"The target of cell {self.name!r} is above 1: a neuron spikes at most once per step.")
+            warn(
+                f"The target of cell {self.name!r} is above 1: a neuron spikes at most once per step. Divide "
+                "a rate in Hz by the steps per second."
+            )
         if self.state.param == "weight" and norm is not None:
             warn(
                 f"{type(norm).__name__} cancels most of what the weight rule does in cell {self.name!r}: "

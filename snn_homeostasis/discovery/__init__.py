@@ -7,7 +7,7 @@ from layers to neurons, and `alignment` compares channels with neurons. Both giv
 """
 
 from .building import build_cells, warn_about
-from .finding import FoundCell, find_cells
+from .finding import FoundCell, find_cells, require_model
 from .links import Choice
 
-__all__ = ["Choice", "FoundCell", "build_cells", "find_cells", "warn_about"]
+__all__ = ["Choice", "FoundCell", "build_cells", "find_cells", "require_model", "warn_about"]

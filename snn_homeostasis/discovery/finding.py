@@ -8,13 +8,13 @@ from typing import Any
 from torch import nn
 
 from ..cells import Cell
-from ..errors import UnpairedNeuronError, warn
+from ..errors import UnpairedNeuronError, require, warn
 from ..layers import is_layer
 from .chains import chain_links
 from .links import Choice, Link, Pairs, apply_choices, describe, quoted
 from .tracing import traced_links
 
-__all__ = ["FoundCell", "find_cells"]
+__all__ = ["FoundCell", "find_cells", "require_model"]
 
 
 @dataclass(frozen=True)
@@ -46,6 +46,12 @@ class FoundCell:
         """Builds the cell of these modules; errors as in `Cell`."""
         norm = None if self.norm is None else model.get_submodule(self.norm)
         return Cell(model.get_submodule(self.layer), model.get_submodule(self.neuron), norm)
+
+
+def require_model(model: object) -> None:
+    """Raises ArgumentError for what is no model, such as its class, its name, or a list of its parts."""
+    remedy = "Build it first, as in `model = Net()`; a list of layers goes into an `nn.Sequential`."
+    require(isinstance(model, nn.Module), "model", "be an nn.Module", model, remedy)
 
 
 def find_cells(
@@ -93,6 +99,7 @@ def find_cells(
     >>> find_cells(Net(), torch.rand(5, 2, 4))
     [FoundCell(name='lif', layer='fc', neuron='lif', norm=None, sign=1)]
     """
+    require_model(model)
     links: list[Link] = []
     if example is not None:
         links = traced_links(model, example)

@@ -80,7 +80,8 @@ def _matching(
     choice = [choice] if isinstance(choice, str | type) else choice
     known = {*modules, *(kind for module in modules.values() for kind in type(module).__mro__)}
     for each in choice:
-        require(each in known, name, "name paths or types of modules of the model", each, "Check its name.")
+        remedy = "Spell a path as in `model.named_modules()`."
+        require(each in known, name, "name paths or types of modules of the model", each, remedy)
     around = tuple(f"{paths[each]}." for each in choice if isinstance(each, str))
     kinds = tuple(each for each in choice if not isinstance(each, str))
 
