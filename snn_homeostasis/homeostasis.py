@@ -104,7 +104,6 @@ class Homeostasis(Rule, NoCopy, nn.Module):
         self._groups.admit(unit)
         cell.listen(unit.rate)
         unit.rate.train(self.training)
-        unit.switch()
         self._units[name] = unit
         self.registered[key_of(name)] = unit.saved()
         self._releases[name] = when_collected(self, cell.unlisten, unit.rate)
@@ -303,13 +302,6 @@ class Homeostasis(Rule, NoCopy, nn.Module):
         select(self._units, [name])
         self._releases.pop(name)()
         del self._units[name], self.registered[key_of(name)]
-
-    def train(self, mode: bool = True) -> Self:
-        """Freezes all cells, or thaws them: a frozen cell neither observes nor changes."""
-        super().train(mode)
-        for unit in self._units.values():
-            unit.switch()
-        return self
 
     @property
     def _processes(self) -> Processes:

@@ -266,6 +266,41 @@ def test_a_repeated_closure_is_observed_once_with_pause():
     assert not torch.equal(net[0].weight, before)
 
 
+def by_train_and_eval(modules, modes):
+    for module, mode in zip(modules, modes, strict=True):
+        module.train(mode)
+
+
+def by_attribute(modules, modes):
+    for module, mode in zip(modules, modes, strict=True):
+        module.training = mode
+
+
+@pytest.mark.parametrize("restore", [by_train_and_eval, by_attribute])
+@pytest.mark.parametrize("freeze", [by_train_and_eval, by_attribute])
+@pytest.mark.parametrize("frozen", ["model", "homeostasis", "all"])
+@torch.no_grad()
+def test_modes_count_however_they_are_set(frozen, freeze, restore):
+    net = linear()
+    homeostasis = LinearHomeostasis(0.02, 0.2).attach(net)
+    both = nn.ModuleList([net, homeostasis])  # as a LightningModule holds them
+    rate = homeostasis.units["1"].rate
+    NETS["linear"].present(net)
+    steps, before = rate.steps, snapshot(net)
+    modules = list({"all": both, "homeostasis": homeostasis, "model": net}[frozen].modules())
+    modes = [module.training for module in modules]
+    freeze(modules, [False] * len(modules))
+    NETS["linear"].present(net)
+    homeostasis.step()
+    assert rate.steps == steps
+    assert unchanged(net, before)
+    restore(modules, modes)
+    NETS["linear"].present(net)
+    assert rate.steps == 2 * steps
+    homeostasis.step()
+    assert not unchanged(net, before)
+
+
 def test_pauses_take_the_hooks_off_and_nest():
     net = linear()
     homeostasis = LinearHomeostasis(0.02, 0.2).attach(net)
@@ -281,8 +316,6 @@ def test_pauses_take_the_hooks_off_and_nest():
     assert other.units["shared"].rate.steps == 2
     with pytest.raises(KeyError), homeostasis.pause():
         raise KeyError
-    homeostasis.eval()
-    assert not hooks_of(net[3])
     homeostasis.train()
     net(spikes(4, 6))
     assert homeostasis.units["1"].rate.steps == 2

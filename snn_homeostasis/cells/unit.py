@@ -68,8 +68,8 @@ class Unit:
         self.switch()
 
     def switch(self) -> None:
-        """Observes the neuron exactly if nothing pauses or freezes this unit."""
-        self.cell.switch(self.rate, is_on=self.rate.training and not self._pauses)
+        """Observes the neuron exactly if nothing pauses this unit."""
+        self.cell.switch(self.rate, is_on=not self._pauses)
 
     def estimate(self, target: Target | None) -> tuple[Tensor, Target]:
         """Returns the rate ``[B, *N]`` and the target: of this call, or of the cell if this call has none.

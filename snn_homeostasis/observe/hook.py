@@ -23,6 +23,8 @@ NOT_IN_BACKWARD = -1
 class SpikeListener(Protocol):
     """What a hook hands spikes to, such as an estimator."""
 
+    training: bool  # read at each call: a tool may set it without a call of `train`
+
     def update_step(self, spikes: Tensor, /) -> None:
         """Takes in one step ``[B, *N]`` of an eager model."""
 
@@ -43,7 +45,7 @@ class SpikeHook:
     def __init__(self, module: nn.Module, check: Callable[[torch.Size], None]) -> None:
         check_neuron(module)
         self.module = module
-        self.frozen = False  # whether a call in eval mode came after the last observation
+        self.frozen = False  # whether the last call was in eval mode
         self.group: Any = None  # the process group that trains the model, once it is known
         self.find_group: Callable[[DistributedDataParallel], Any] = _no_group
         self._listeners: tuple[SpikeListener, ...] = ()
@@ -146,6 +148,12 @@ class SpikeHook:
             return
         if current_graph_task_id() != NOT_IN_BACKWARD:
             return  # a checkpoint computes the model again; these spikes are counted already
+        for listener in self._listeners:
+            if listener.training:
+                break
+        else:
+            self.frozen = False
+            return
         # `_active_ddp_module` is the only trace of a wrapper around a model that was attached before
         if self.group is None and (wrapper := DistributedDataParallel._active_ddp_module) is not None:
             self.group = self.find_group(wrapper)
@@ -165,7 +173,8 @@ class SpikeHook:
             spikes = spikes != 0
         try:
             for listener in self._listeners:
-                listener.update_step(spikes)
+                if listener.training:
+                    listener.update_step(spikes)
         except RuntimeError:
             _refuse_batched(spikes)
             raise
@@ -193,6 +202,9 @@ class SpikeHook:
         if not module.training:
             self.frozen = True
             return
+        if not any(each.training for each in self._listeners):
+            self.frozen = False
+            return
         if self.group is None and (wrapper := DistributedDataParallel._active_ddp_module) is not None:
             self.group = self.find_group(wrapper)
         raw = self._read(module, output)
@@ -206,7 +218,8 @@ class SpikeHook:
 
     def _hand_on(self, spikes: Tensor) -> None:
         for listener in self._listeners:
-            listener.update(spikes)
+            if listener.training:
+                listener.update(spikes)
 
     def _accepts(self, spikes: Tensor) -> bool:
         """Checks spikes ``[B, *N]`` of another shape; false if there are none of them."""

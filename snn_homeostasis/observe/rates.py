@@ -35,10 +35,12 @@ class CumulativeRate(RateEstimator):
 
     def update_step(self, spikes: Tensor) -> None:
         total = self.total
-        is_same = total is not None and total.shape == spikes.shape and total.device == spikes.device
-        if total is None or not is_same or self._eager_steps >= self.float32_steps:
+        if total is None or total.shape != spikes.shape or self._eager_steps >= self.float32_steps:
             total = self.total_for(spikes)
-        total.add_(spikes)
+        try:
+            total.add_(spikes)
+        except RuntimeError:  # from another device: to compare them first would slow every step
+            self.total_for(spikes).add_(spikes)
         self.__dict__["_eager_steps"] += 1  # `Module.__setattr__` takes longer than all of the above
 
     @property
