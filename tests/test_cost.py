@@ -1,5 +1,7 @@
 """What observing and updating cost, counted in operations and bytes; no clocks."""
 
+import copy
+
 import pytest
 import torch
 from cases import pairwise
@@ -103,12 +105,15 @@ def test_a_recorded_step_is_one_operation_per_neuron(rate, name, grad):
 
 
 @torch.no_grad()
-def test_a_frozen_or_paused_neuron_has_no_hook():
+def test_a_frozen_neuron_costs_no_operation_and_a_paused_one_no_hook():
     net = nn.Sequential(nn.Linear(6, 8), leaky())
+    plain = copy.deepcopy(net)
     homeostasis = LinearHomeostasis(0.1, 0.2).attach(net)
-    net(spikes(4, 6))
+    x = spikes(4, 6)
+    for each in (net, plain):
+        each(x)
     homeostasis.eval()
-    assert not hooks_of(net[1])
+    assert cost_of(lambda: net(x)).names == cost_of(lambda: plain(x)).names
     homeostasis.train()
     with homeostasis.pause():
         assert not hooks_of(net[1])

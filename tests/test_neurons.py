@@ -14,11 +14,14 @@ from torch import nn
 from snn_homeostasis import (
     ArgumentError,
     Cell,
+    CumulativeRate,
+    ExponentialRate,
     HomeostasisWarning,
     LinearHomeostasis,
     NonFiniteError,
     NoSpikesError,
     UnsupportedNeuronError,
+    WindowedRate,
     one_step,
     spikes_of,
 )
@@ -165,6 +168,60 @@ def test_graded_factor_loaded_after_attach_is_noticed():
     neuron.load_state_dict(neuron.state_dict() | {"graded_spikes_factor": torch.tensor(2.5)})
     neuron(torch.full((4, 3), 5.0))
     assert homeostasis.rates()["cell"].tolist() == [1.0, 1.0, 1.0]
+
+
+class Ternary(snn.Leaky):
+    """Fires on either side of its threshold."""
+
+    def fire(self, mem):
+        return torch.sign(mem) * (mem.abs() > self.threshold)
+
+
+class Doubled(snn.Leaky):
+    """Puts out more than one spike at once."""
+
+    def forward(self, *args):
+        spikes, mem = super().forward(*args)
+        return 2.0 * spikes, mem
+
+
+class Half(torch.autograd.Function):
+    """A surrogate whose spikes have half a size."""
+
+    @staticmethod
+    def forward(ctx, shifted):
+        return 0.5 * (shifted > 0)
+
+
+def patched():
+    neuron = snn.Leaky(beta=0.9)
+    neuron.fire = lambda mem: -1.0 * (mem > neuron.threshold)
+    return neuron
+
+
+OWN_SPIKES = {
+    "ternary": lambda: Ternary(beta=0.9),
+    "doubled": lambda: Doubled(beta=0.9),
+    "surrogate": lambda: snn.Leaky(beta=0.9, spike_grad=Half.apply),
+    "surrogate of a function": lambda: snn.Leaky(beta=0.9, spike_grad=lambda shifted: -3.0 * (shifted > 0)),
+    "patched": patched,
+}
+
+
+@pytest.mark.parametrize("factory", [CumulativeRate, lambda: ExponentialRate(5.0), lambda: WindowedRate(4)])
+@pytest.mark.parametrize("own", OWN_SPIKES)
+def test_spikes_of_any_size_are_counted_once_each(own, factory):
+    torch.manual_seed(0)
+    neuron, rate = OWN_SPIKES[own](), factory()
+    homeostasis = LinearHomeostasis(0.1, 0.1, rate=factory)
+    homeostasis.register_cell("cell", Cell(nn.Linear(2, 3), neuron))
+    mem = torch.zeros(4, 3)
+    with torch.no_grad():
+        for _ in range(9):
+            spikes, mem = neuron(2.0 * torch.randn(4, 3), mem)
+            rate.update((spikes != 0).unsqueeze(0))
+    torch.testing.assert_close(homeostasis.rates()["cell"], rate.rate.mean(0), rtol=1e-6, atol=1e-6)
+    assert rate.rate.mean() > 0.1
 
 
 def test_keyword_input_is_observed():

@@ -13,7 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.hooks import RemovableHandle
 
 from ..errors import ArgumentError, NoSpikesError
-from .neurons import binary_factor, check_neuron, membrane_of, spikes_of, spikes_of_step
+from .neurons import check_neuron, fires_ones, membrane_of, spikes_of, spikes_of_step
 
 __all__ = ["SpikeHook", "SpikeListener"]
 
@@ -148,10 +148,7 @@ class SpikeHook:
             return
         if current_graph_task_id() != NOT_IN_BACKWARD:
             return  # a checkpoint computes the model again; these spikes are counted already
-        for listener in self._listeners:
-            if listener.training:
-                break
-        else:
+        if self._is_idle():
             self.frozen = False
             return
         # `_active_ddp_module` is the only trace of a wrapper around a model that was attached before
@@ -202,7 +199,7 @@ class SpikeHook:
         if not module.training:
             self.frozen = True
             return
-        if not any(each.training for each in self._listeners):
+        if self._is_idle():
             self.frozen = False
             return
         if self.group is None and (wrapper := DistributedDataParallel._active_ddp_module) is not None:
@@ -230,16 +227,23 @@ class SpikeHook:
         self._last = spikes
         return False
 
+    def _is_idle(self) -> bool:
+        """Whether all that listen are in eval mode. A cell without a rule observes all the same."""
+        for listener in self._listeners:
+            if listener.training:
+                return False
+        return bool(self._listeners)
+
     def _is_binary(self) -> bool:
         """Whether every spike is 1; waits for the device only after a change of the factor."""
         factor = self.module._buffers.get("graded_spikes_factor")  # `_buffers` for its speed, as above
         if factor is not self._factor or (factor is not None and factor._version != self._factor_version):
             self._look_at_factor()
-        return self._has_binary_factor
+        return self._fires_ones
 
     def _look_at_factor(self) -> None:
         factor = getattr(self.module, "graded_spikes_factor", None)
-        self._has_binary_factor = binary_factor(factor)
+        self._fires_ones = fires_ones(self.module)
         self._factor = None if isinstance(factor, nn.Parameter) else factor
         # `_version` is the only sign of a change in place
         self._factor_version = -1 if self._factor is None else self._factor._version

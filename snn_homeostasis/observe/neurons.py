@@ -18,8 +18,8 @@ from ..errors import UnsupportedNeuronError, warn
 
 __all__ = [
     "all_neurons",
-    "binary_factor",
     "check_neuron",
+    "fires_ones",
     "is_neuron",
     "membrane_of",
     "one_step",
@@ -173,6 +173,16 @@ def all_neurons() -> set[nn.Module]:
     return set(snn.SpikingNeuron.instances)
 
 
-def binary_factor(factor: Tensor | None) -> bool:
-    """Whether a graded spikes factor leaves every spike at 1, now and later."""
-    return factor is None or (not isinstance(factor, nn.Parameter) and bool((factor == 1).all()))
+def fires_ones(neuron: nn.Module) -> bool:
+    """Whether every spike of a neuron is known to be 1, now and until its graded spikes factor changes.
+
+    That holds for the code of snntorch alone: a user's `fire` may put out -1, and a surrogate 0.5.
+    """
+    factor = getattr(neuron, "graded_spikes_factor", None)
+    if isinstance(factor, nn.Parameter) or (factor is not None and not bool((factor == 1).all())):
+        return False
+    surrogate = getattr(neuron, "spike_grad", None)
+    surrogate = getattr(surrogate, "__self__", surrogate)  # `apply` of an autograd Function
+    codes = [type(neuron), getattr(neuron, "fire", None), surrogate]
+    origins = [getattr(code, "__module__", None) or "" for code in codes if code is not None]
+    return all(origin.partition(".")[0] == "snntorch" for origin in origins)
