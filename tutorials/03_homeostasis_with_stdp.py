@@ -117,7 +117,7 @@ def present(net: Competition, x: Tensor, *, learn: bool) -> Tensor:
 
 
 # %% [markdown]
-# ## Homeostasis beside it
+# ## Add homeostasis
 #
 # STDP owns the weights, homeostasis the bias: it works as a threshold that adapts. The cell is named by
 # hand, one line, because this net calls its layers from code of its own. `step()` comes once per

@@ -4,7 +4,6 @@ import dataclasses
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from numbers import Real
 from typing import Any, Self
 
 import torch
@@ -14,7 +13,7 @@ from ..errors import require
 from ..observe import CumulativeRate, RateEstimator
 from ..state import TensorState
 from ..updates import UpdateBounds
-from .targets import Target, check_target
+from .targets import Target, check_target, is_number
 
 __all__ = ["MEANS", "SUMS", "BatchReduction", "CellState", "Settings"]
 
@@ -43,15 +42,10 @@ class Settings:
     bounds: UpdateBounds | None = None
 
     def __post_init__(self) -> None:
-        plasticity, remedy = (
-            self.plasticity,
-            "Start with `LinearHomeostasis(0.01, target=0.1).attach(model)`.",
-        )
-        is_number = (
-            isinstance(plasticity, Real) and not isinstance(plasticity, bool) and math.isfinite(plasticity)
-        )
-        require(is_number, "plasticity", "be a finite number", plasticity, remedy)
-        object.__setattr__(self, "plasticity", float(plasticity))
+        is_finite = is_number(self.plasticity) and math.isfinite(self.plasticity)
+        remedy = "Start with `LinearHomeostasis(0.01, target=0.1).attach(model)`."
+        require(is_finite, "plasticity", "be a finite number", self.plasticity, remedy)
+        object.__setattr__(self, "plasticity", float(self.plasticity))
         if self.target is not None:
             check_target(self.target)
         param = self.param.lower() if isinstance(self.param, str) else self.param

@@ -7,10 +7,16 @@ import torch
 from torch import Tensor
 
 from ..errors import ArgumentError, require
+from ..updates import broadcasts
 
-__all__ = ["Target", "check_target", "fit_target"]
+__all__ = ["Target", "check_target", "fit_target", "is_number"]
 
 Target = float | Tensor
+
+
+def is_number(value: object) -> bool:
+    """Whether a value is a real number, of Python or NumPy; True and False are none here."""
+    return isinstance(value, Real) and not isinstance(value, bool)
 
 
 def check_target(target: Target) -> None:
@@ -22,18 +28,14 @@ def check_target(target: Target) -> None:
         show = None if positive else f"a tensor of shape {list(target.shape)}, smallest {smallest}"
         require(positive, "target", "be > 0 and finite everywhere", None, remedy, show=show)
     else:
-        is_number = isinstance(target, Real) and not isinstance(target, bool)
         kinds = "Different neurons take a tensor; different cells, `units[name].state.target`."
-        require(is_number, "target", "be a number or a tensor", target, f"{remedy} {kinds}")
+        require(is_number(target), "target", "be a number or a tensor", target, f"{remedy} {kinds}")
         require(target > 0 and math.isfinite(target), "target", "be > 0", target, remedy)
 
 
 def fit_target(target: Tensor, rate: Tensor) -> Tensor:
     """Brings a target to the device of a rate ``[B, *N]`` that it broadcasts with, in float32 or better."""
-    sizes = zip(reversed(target.shape), reversed(rate.shape), strict=False)
-    fits = target.ndim in (0, rate.ndim - 1, rate.ndim)
-    fits = fits and all(size in (1, wanted) for size, wanted in sizes)
-    if not fits:
+    if target.ndim not in (0, rate.ndim - 1, rate.ndim) or not broadcasts(target, rate):
         raise ArgumentError(
             f"`target` should have the shape {list(rate.shape[1:])} of the neurons, or {list(rate.shape)} "
             f"with the batch. Found shape {list(target.shape)}. Use size 1 where a dimension shares its "

@@ -17,12 +17,10 @@ from torch import Tensor
 
 from ..cells import Unit
 from ..errors import HomeostasisError, NoSpikesError, ProcessMismatchError
-from ..updates import Slot, is_built_in
+from ..updates import HALVES, Slot, is_built_in
 from .shares import Share, shares_of
 
 __all__ = ["Processes", "Several"]
-
-HALVES = (torch.float16, torch.bfloat16)
 
 
 class Processes:

@@ -1,14 +1,15 @@
 """Updates: slots collect parts, bounds turn them into a change, the change goes into the parameter."""
 
-from .bounds import Bounds, ClampBounds, PowerBounds, SharpBounds, UpdateBounds, is_built_in
+from .bounds import HALVES, Bounds, ClampBounds, PowerBounds, SharpBounds, UpdateBounds, is_built_in
 from .changes import Change, apply_changes, changes_of, common_bounds
 from .finite import require_finite
 from .gradients import without_gradients
 from .graphs import is_needed_by
-from .slots import Contribution, Slot, Waiting
+from .slots import Contribution, Slot, Waiting, broadcasts
 from .updater import Updater
 
 __all__ = [
+    "HALVES",
     "Bounds",
     "Change",
     "ClampBounds",
@@ -20,6 +21,7 @@ __all__ = [
     "Updater",
     "Waiting",
     "apply_changes",
+    "broadcasts",
     "changes_of",
     "common_bounds",
     "is_built_in",

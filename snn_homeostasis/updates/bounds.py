@@ -18,6 +18,7 @@ from ..errors import require
 from ..layers import is_distributed
 
 __all__ = [
+    "HALVES",
     "Bounds",
     "ClampBounds",
     "Operation",
@@ -26,6 +27,8 @@ __all__ = [
     "UpdateBounds",
     "is_built_in",
 ]
+
+HALVES = (torch.float16, torch.bfloat16)
 
 Operation = Callable[[], object]
 
@@ -214,7 +217,7 @@ def is_built_in(bounds: UpdateBounds | None) -> TypeGuard[Bounds]:
 
 def _inside(limit: float | None, dtype: torch.dtype, inwards: float) -> float | None:
     """Returns a limit as half precision can represent it without passing it; others unchanged."""
-    if limit is None or dtype not in (torch.float16, torch.bfloat16):
+    if limit is None or dtype not in HALVES:
         return limit
     nearest = torch.tensor(limit, dtype=dtype, device="cpu")
     passes = nearest.item() > limit if inwards < 0 else nearest.item() < limit

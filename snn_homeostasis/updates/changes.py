@@ -8,12 +8,10 @@ from torch import Tensor
 
 from ..errors import ArgumentError, HomeostasisError, require, warn
 from ..layers import ParameterReference, full, is_distributed, is_sharded, local, replicate_as
-from .bounds import Operation, UpdateBounds, is_built_in
+from .bounds import HALVES, Operation, UpdateBounds, is_built_in
 from .slots import Contribution, Slot, broadcasts
 
 __all__ = ["Change", "apply_changes", "changes_of", "common_bounds"]
-
-HALVES = (torch.float16, torch.bfloat16)
 
 
 class Change:
