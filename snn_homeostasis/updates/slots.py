@@ -37,6 +37,7 @@ class Slot(TensorState):
         residue: what rounding to half precision took from the last update; it goes into the next one.
         sharded: whether each process holds a piece of the parameter.
         shared: whether several processes train the parameter, and have to sum what they contribute.
+        bounds: a bound, any callable ``(param, pos, neg) -> delta``, or None.
         warned_stuck: whether the user knows that a row of the parameter is stuck at a limit.
     """
 
@@ -55,23 +56,19 @@ class Slot(TensorState):
         self.shared = self.warned_stuck = False
         self.contributions: list[Contribution] = []
         self.residue: Tensor | None = None
-        self._bounds: UpdateBounds | None = None
+        self.bounds: UpdateBounds | None = None
 
-    @property
-    def bounds(self) -> UpdateBounds | None:
-        """A bound, any callable ``(param, pos, neg) -> delta``, or None."""
-        return self._bounds
-
-    @bounds.setter
-    def bounds(self, bounds: UpdateBounds | None) -> None:
-        require(
-            bounds is None or callable(bounds),
-            "bounds",
-            "be None or a callable (param, pos, neg) -> delta",
-            bounds,
-            "Take for example `ClampBounds(-1.0, 1.0)`.",
-        )
-        self._bounds = bounds
+    def __setattr__(self, name: str, value: Any) -> None:
+        # in place of a property, whose getter every step would call several times for each cell
+        if name == "bounds":
+            require(
+                value is None or callable(value),
+                "bounds",
+                "be None or a callable (param, pos, neg) -> delta",
+                value,
+                "Take for example `ClampBounds(-1.0, 1.0)`.",
+            )
+        super().__setattr__(name, value)
 
     @property
     def pending(self) -> bool:
@@ -160,13 +157,13 @@ class Slot(TensorState):
         )
 
     def extra_repr(self) -> str:
-        return f"{self.reference}, bounds={self._bounds}, pending={self.pending}"
+        return f"{self.reference}, bounds={self.bounds}, pending={self.pending}"
 
 
 def broadcasts(part: Tensor, param: Tensor) -> bool:
     """Whether ``part`` broadcasts with ``param`` without making it larger."""
-    if part.ndim == param.ndim > 0 and part.numel() == len(part) == len(param):
-        return True  # one number for each row, as a rule gives it
+    if part.ndim == param.ndim > 0 and part.numel() == part.shape[0] == param.shape[0]:
+        return True  # one number for each row, as a rule gives it; `len` of a tensor takes longer
     sizes = zip(reversed(part.shape), reversed(param.shape), strict=False)
     return part.ndim <= param.ndim and all(size in (1, wanted) for size, wanted in sizes)
 
