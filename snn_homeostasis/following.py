@@ -14,6 +14,15 @@ __all__ = ["Following", "Release", "when_collected"]
 
 Release: TypeAlias = "weakref.finalize[Any, Any]"
 
+# Wrappers whose step ends with a step of the optimizer inside, and where that is. They have no hooks of
+# their own. Others are refused, because they may go on: ScheduleFreeWrapper averages the parameters.
+INSIDE = {
+    "AcceleratedOptimizer": "optimizer",  # accelerate
+    "DPOptimizer": "original_optimizer",  # opacus
+    "LightningOptimizer": "optimizer",
+    "_FabricOptimizer": "optimizer",  # Lightning's Fabric
+}
+
 
 def when_collected(owner: object, call: Callable[..., object], *args: Any) -> Release:
     """Calls something once: when ``owner`` is gone, or earlier by hand."""
@@ -30,6 +39,7 @@ class Following:
 
     def add(self, optimizer: Optimizer, follow: Callable[[], None]) -> None:
         """Calls ``follow`` after each step of an optimizer; raises ArgumentError if that cannot work."""
+        optimizer = _innermost(optimizer)
         if optimizer in self._handles:
             raise ArgumentError(
                 "`optimizer` should be followed once. Found a second `follow` of the same "
@@ -45,8 +55,8 @@ class Following:
         except AttributeError:  # a wrapper may be an Optimizer by class alone
             raise ArgumentError(
                 "`optimizer` should be an optimizer of torch, with its hooks. Found "
-                f"`optimizer = {type(optimizer).__name__}`. Follow the optimizer inside it, or call `step()` "
-                "after each of its steps."
+                f"`optimizer = {type(optimizer).__name__}`. Follow the optimizer of the model; if this is a "
+                "wrapper around it, call `step()` of the homeostasis after each step of the wrapper."
             ) from None
 
     def release(self) -> None:
@@ -54,6 +64,14 @@ class Following:
         for handle in self._handles.values():
             handle.remove()
         self._handles.clear()
+
+
+def _innermost(optimizer: Any) -> Any:
+    """Returns the optimizer inside the wrappers of known tools."""
+    for base in type(optimizer).__mro__:
+        if base.__name__ in INSIDE:
+            return _innermost(getattr(optimizer, INSIDE[base.__name__]))
+    return optimizer
 
 
 def _has_skipped(optimizer: Optimizer) -> bool:

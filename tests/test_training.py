@@ -204,7 +204,7 @@ def test_what_cannot_be_followed_is_refused_by_name(kind):
         "parameters": net.parameters(),
     }[kind]
     with pytest.raises(
-        ArgumentError, match=f"Found `optimizer = {type(wrong).__name__}`. Follow the optimizer"
+        ArgumentError, match=f"Found `optimizer = {type(wrong).__name__}`. Follow the optimizer of"
     ):
         LinearHomeostasis(0.02, 0.2).attach(net).follow(wrong)
 
