@@ -98,10 +98,27 @@ def test_clamp_ends_inside_although_its_delta_is_rounded():
 
 
 @pytest.mark.parametrize("kind", [PowerBounds, SharpBounds, ClampBounds])
-@pytest.mark.parametrize("limits", [(None, None), (1.0, 1.0), (2.0, 1.0), (math.nan, 1.0), (0.0, math.nan)])
+@pytest.mark.parametrize(
+    "limits",
+    [
+        *((None, None), (1.0, 1.0), (2.0, 1.0), (math.nan, 1.0), (0.0, math.nan)),
+        *((0.0, math.inf), (-math.inf, 1.0), (None, math.inf), ("0", 1.0), (torch.tensor(0.0), 1.0)),
+    ],
+    ids=str,
+)
 def test_bad_limits_are_refused(kind, limits):
     with pytest.raises(ArgumentError, match=r"`min.*` should .*Found `min = "):
         kind(*limits)
+
+
+@pytest.mark.parametrize("kind", [PowerBounds, SharpBounds, ClampBounds])
+@pytest.mark.parametrize("side", ["min", "max"])
+def test_a_limit_of_none_leaves_its_side_free(kind, side):
+    bounds = kind(**{"min": None, "max": None, side: 0.5})
+    free = torch.full((3,), -1e3 if side == "max" else 1e3)
+    outward, none = torch.ones(3), torch.zeros(3)
+    pos, neg = (none, outward) if side == "max" else (outward, none)
+    assert torch.equal(bounds(free, pos, neg), pos - neg)
 
 
 @pytest.mark.parametrize("power", [0.0, -1.0, math.nan, math.inf, (1.0, 0.0), (1.0, 1.0, 1.0)])

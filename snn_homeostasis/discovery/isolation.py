@@ -57,13 +57,18 @@ def _copy(value: Any, memo: Memo) -> Any:
 
 @_copy.register
 def _(value: Tensor, memo: Memo) -> Tensor:
-    new = value.detach().clone().requires_grad_(value.requires_grad)
-    return new if value.is_leaf else new.clone()  # in-place operations refuse leaves
-
-
-@_copy.register
-def _(value: nn.Parameter, memo: Memo) -> Any:
-    return nn.Parameter(value.detach().clone(), value.requires_grad)
+    new = value.detach().clone()
+    if type(new) is not type(value):  # a class of Parameters
+        new = nn.Parameter(new) if type(value) is nn.Parameter else new.as_subclass(type(value))
+    new.requires_grad_(value.requires_grad)
+    if not value.is_leaf:
+        new = new.clone()  # in-place operations refuse leaves
+    elif value.grad is not None:
+        new.grad = value.grad.detach().clone()
+    memo[id(value)] = new  # first, since an attribute may lead back
+    # what a class needs it has set in the clone
+    vars(new).update({k: copied(each, memo) for k, each in vars(value).items() if k not in vars(new)})
+    return new
 
 
 @_copy.register

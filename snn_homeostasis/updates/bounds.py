@@ -9,6 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from numbers import Real
 from typing import Protocol, TypeGuard
 
 import torch
@@ -52,7 +53,7 @@ class Bounds(ABC):
         max: upper limit, or None.
 
     Raises:
-        ArgumentError: if both limits are None, one is NaN, or ``min >= max``.
+        ArgumentError: if both limits are None, one is no finite number, or ``min >= max``.
 
     >>> import torch
     >>> class HalfSteps(Bounds):
@@ -68,8 +69,9 @@ class Bounds(ABC):
     def __post_init__(self) -> None:
         limits = [limit for limit in (self.min, self.max) if limit is not None]
         found = f"`min = {self.min}, max = {self.max}`"
-        named, remedy = bool(limits) and not any(map(math.isnan, limits)), "Pass `min=`, `max=` or both."
-        require(named, "min, max", "name at least one limit, and no NaN", None, remedy, show=found)
+        named = bool(limits) and all(isinstance(each, Real) and math.isfinite(each) for each in limits)
+        remedy = "Pass `min=`, `max=` or both; None leaves a side without a limit."
+        require(named, "min, max", "name at least one limit, a finite number", None, remedy, show=found)
         ordered = len(limits) < 2 or limits[0] < limits[1]
         require(ordered, "min", "be < `max`", None, "Swap the two limits.", show=found)
 

@@ -26,7 +26,7 @@ SAVING = {
 
 
 def is_needed_by(tensor: Tensor, node: Node | None) -> bool:
-    """Whether a graph that has not run backward yet saves a tensor, or one with the same memory.
+    """Whether a graph that has not run backward yet saves a tensor, or one that overlaps it in memory.
 
     Looks at the nearest nodes behind ``node``, where the graph ends. It does not see what
     `saved_tensors_hooks` save, in a checkpoint for instance, nor what a further node saves.
@@ -68,10 +68,18 @@ def _is_empty(raw: Any) -> bool:
 def _is_same(saved: Tensor, tensor: Tensor) -> bool:
     if saved.layout != strided:
         return False  # and has no storage to compare
-    storage = saved.untyped_storage()
     if is_sharded(tensor):  # what was saved was gathered, and is gathered again for its backward
-        return storage.nbytes() == 0 and saved.numel() == tensor.numel()
-    return storage.data_ptr() == tensor.untyped_storage().data_ptr()
+        return saved.untyped_storage().nbytes() == 0 and saved.numel() == tensor.numel()
+    # ranges of memory: `vector_to_parameters` leaves all parameters in one storage
+    (start, end), (other_start, other_end) = _addresses(saved), _addresses(tensor)
+    return start < other_end and other_start < end and saved.device == tensor.device
+
+
+def _addresses(tensor: Tensor) -> tuple[int, int]:
+    """The range of memory from the first entry of a tensor to the last."""
+    steps = zip(tensor.shape, tensor.stride(), strict=True)
+    entries = 0 if tensor.numel() == 0 else 1 + int(sum((size - 1) * stride for size, stride in steps))
+    return tensor.data_ptr(), tensor.data_ptr() + entries * tensor.element_size()
 
 
 @functools.cache
