@@ -30,6 +30,7 @@ from .errors import (
 )
 from .homeostasis import Homeostasis
 from .layers import ChannelConnection, Connection, DenseConnection, OneToOneConnection, connect
+from .monitoring import RateHistory, plot_rates, plot_summary
 from .observe import CumulativeRate, ExponentialRate, RateEstimator, WindowedRate, one_step, spikes_of
 from .rules import LinearHomeostasis
 from .updates import Bounds, ClampBounds, PowerBounds, SharpBounds
@@ -58,6 +59,7 @@ __all__ = [
     "PowerBounds",
     "ProcessMismatchError",
     "RateEstimator",
+    "RateHistory",
     "RemovedCellError",
     "Settings",
     "SharpBounds",
@@ -69,5 +71,7 @@ __all__ = [
     "connect",
     "find_cells",
     "one_step",
+    "plot_rates",
+    "plot_summary",
     "spikes_of",
 ]

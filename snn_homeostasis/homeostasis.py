@@ -26,6 +26,7 @@ from .discovery import Choice, build_cells, find_cells, require_model, warn_abou
 from .distributed import AUTO, Group, Processes, ProcessGroups
 from .errors import NonFiniteError, NoSpikesError
 from .following import Following, Release, when_collected
+from .monitoring import Reports
 from .rule import Rule
 from .state import NoCopy
 from .updates import Change, Slot, Waiting, apply_changes, changes_of, without_gradients
@@ -33,7 +34,7 @@ from .updates import Change, Slot, Waiting, apply_changes, changes_of, without_g
 __all__ = ["Homeostasis"]
 
 
-class Homeostasis(Rule, NoCopy, nn.Module):
+class Homeostasis(Reports, Rule, NoCopy, nn.Module):
     """Base of the rules, and the object that users hold.
 
     A forward hook on each neuron hands its spikes to the rate estimator of its cell. The rule
@@ -228,6 +229,8 @@ class Homeostasis(Rule, NoCopy, nn.Module):
         apply_changes(changes, lambda slot: f"cell {owner_of(slot, active).name!r}")
         for unit in waiting:
             unit.hook.forget()
+        for hook in tuple(self._step_post_hooks.values()):
+            hook(self)
 
     @without_gradients
     def step(self, target: Target | None = None, cells: Iterable[str] | None = None) -> None:
@@ -274,17 +277,6 @@ class Homeostasis(Rule, NoCopy, nn.Module):
         self._following.add(optimizer, self.step)
         return self
 
-    def rates(self) -> dict[str, Tensor]:
-        """Returns the rate of every cell, mean over the batch: name → ``[*N]``, in spikes per step.
-
-        With several processes it is the rate of all their samples as of the last `update`.
-
-        Raises:
-            NoSpikesError: if a cell was never observed.
-        """
-        shared = self._processes.group is not None
-        return {name: unit.mean_rate(shared) for name, unit in self._units.items()}
-
     def clear(self) -> None:
         """Forgets the rate estimates and what waits in the slots."""
         for unit in self._units.values():
@@ -306,6 +298,9 @@ class Homeostasis(Rule, NoCopy, nn.Module):
     @property
     def _processes(self) -> Processes:
         return self._groups.of(self._units.values())
+
+    def _rate_of(self, unit: Unit) -> Tensor:
+        return unit.mean_rate(shared=self._processes.group is not None)
 
     def _slots(self) -> list[Slot]:
         return [slot for unit in self._units.values() for slot in unit.slots.values()]

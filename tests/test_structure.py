@@ -14,7 +14,7 @@ FLOORS = [
     {"following", "layers", "state"},
     {"delays", "observe", "updates"},
     {"cells"},
-    {"discovery", "distributed", "rule"},
+    {"discovery", "distributed", "monitoring", "rule"},
     {"homeostasis"},
     {"rules"},
     {"__init__"},

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from ..delays import delay_channels
 from ..layers import connect_cell
-from ..observe import SpikeHook, SpikeListener
+from ..observe import SpikeHook, SpikeListener, check_neuron
 from ..updates import Updater
 
 __all__ = ["Cell"]
@@ -49,6 +49,7 @@ class Cell:
         norm: nn.Module | None = None,
         delay: nn.Module | None = None,
     ) -> None:
+        check_neuron(neuron)
         self.connection = connect_cell(layer, neuron, norm)
         if delay is not None:
             delay_channels(self.connection, delay)

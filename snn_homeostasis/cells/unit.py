@@ -115,8 +115,7 @@ class Unit:
     def mean_rate(self, shared: bool) -> Tensor:
         """Returns the mean rate ``[*N]`` over the batch, or over the joint batch at the last update."""
         if not shared:
-            self._observed_total()
-            return self.rate.rate.mean(0)
+            return (self._observed_total().mean(0) / self.rate.weight).float()
         if self.rate.joint is None:
             raise NoSpikesError(
                 f"the rate of cell {self.name!r} should have been shared before it is read. Found no "

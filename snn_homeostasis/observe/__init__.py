@@ -2,7 +2,7 @@
 
 from .estimator import RateEstimator
 from .hook import SpikeHook, SpikeListener
-from .neurons import all_neurons, is_neuron, one_step, spikes_of
+from .neurons import all_neurons, check_neuron, is_neuron, one_step, spikes_of
 from .rates import CumulativeRate, ExponentialRate, WindowedRate
 
 __all__ = [
@@ -13,6 +13,7 @@ __all__ = [
     "SpikeListener",
     "WindowedRate",
     "all_neurons",
+    "check_neuron",
     "is_neuron",
     "one_step",
     "spikes_of",

@@ -13,7 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.hooks import RemovableHandle
 
 from ..errors import ArgumentError, NoSpikesError
-from .neurons import check_neuron, fires_ones, membrane_of, spikes_of, spikes_of_step
+from .neurons import fires_ones, membrane_of, spikes_of, spikes_of_step
 
 __all__ = ["SpikeHook", "SpikeListener"]
 
@@ -33,18 +33,18 @@ class SpikeListener(Protocol):
 
 
 class SpikeHook:
-    """Observes one neuron module while it is in training mode.
+    """Observes one neuron module, by default while it is in training mode.
 
     The hook keeps a reference to the membrane, and with it the graph, until the next call or update.
 
     Args:
         module: the user's neuron; it is neither wrapped nor changed.
         check: is called with the shape ``[B, *N]`` whenever that differs from the last one.
+        in_eval: observe in eval mode, too.
     """
 
-    def __init__(self, module: nn.Module, check: Callable[[torch.Size], None]) -> None:
-        check_neuron(module)
-        self.module = module
+    def __init__(self, module: nn.Module, check: Callable[[torch.Size], None], in_eval: bool = False) -> None:
+        self.module, self.in_eval = module, in_eval
         self.frozen = False  # whether the last call was in eval mode
         self.group: Any = None  # the process group that trains the model, once it is known
         self.find_group: Callable[[DistributedDataParallel], Any] = _no_group
@@ -143,7 +143,7 @@ class SpikeHook:
             return
         if module is not self.module:
             _refuse_replica(module)
-        if not module.training:
+        if not (module.training or self.in_eval):
             self.frozen = True
             return
         if current_graph_task_id() != NOT_IN_BACKWARD:
@@ -196,7 +196,7 @@ class SpikeHook:
     def _trace(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
         """Observes inside a compiled graph, and leaves all checks to the next update."""
         self._is_traced = True
-        if not module.training:
+        if not (module.training or self.in_eval):
             self.frozen = True
             return
         if self._is_idle():
