@@ -71,7 +71,7 @@ def test_only_three_files_know_snntorch():
     }
     direct = {path for path in FILES if "import snntorch" in path.read_text().split('"""')[2]}
     knowing = {path for path in FILES if "snntorch" in outer[path]} | direct
-    assert {path.stem for path in knowing} == {"connections", "inner", "neurons"}
+    assert {path.stem for path in knowing} == {"connections", "upstream", "neurons"}
 
 
 def test_everything_public_is_exported_and_documented():

@@ -4,6 +4,7 @@ from .connections import ChannelConnection, Connection, DenseConnection, OneToOn
 from .inner import connect_cell, inner_layers
 from .parameters import ParameterReference, refer
 from .sharded import full, is_distributed, is_sharded, local, mesh_group, replicate_as
+from .upstream import register
 
 __all__ = [
     "ChannelConnection",
@@ -21,5 +22,6 @@ __all__ = [
     "local",
     "mesh_group",
     "refer",
+    "register",
     "replicate_as",
 ]

@@ -4,10 +4,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial, singledispatch
 
-import snntorch as snn
 from torch import nn
 
 from .connections import ChannelConnection, Connection, connect
+from .upstream import register
 
 __all__ = ["InnerLayer", "connect_cell", "inner_layers"]
 
@@ -26,20 +26,19 @@ def inner_layers(neuron: nn.Module) -> dict[str, InnerLayer]:
     return {}
 
 
-@inner_layers.register(snn.RLeaky)
-@inner_layers.register(snn.RSynaptic)
+@register(inner_layers, "RLeaky", "RSynaptic")
 def _(neuron: nn.Module) -> dict[str, InnerLayer]:
     return {"recurrent": InnerLayer(connect, recurrent=True)}
 
 
 for _neuron, _attribute, _factory in (
-    (snn.SLSTM, "lstm_cell", connect),
-    (snn.SConv2dLSTM, "conv", partial(ChannelConnection, gates=4)),
-    (snn.LinearLeaky, "linear", connect),
-    (snn.LeakyParallel, "rnn", connect),
-    (snn.AssociativeLeaky, "to_v", ChannelConnection),
+    ("SLSTM", "lstm_cell", connect),
+    ("SConv2dLSTM", "conv", partial(ChannelConnection, gates=4)),
+    ("LinearLeaky", "linear", connect),
+    ("LeakyParallel", "rnn", connect),
+    ("AssociativeLeaky", "to_v", ChannelConnection),
 ):
-    inner_layers.register(_neuron, lambda neuron, inner={_attribute: InnerLayer(_factory)}: inner)
+    register(inner_layers, _neuron)(lambda neuron, inner={_attribute: InnerLayer(_factory)}: inner)
 
 
 def connect_cell(layer: nn.Module, neuron: nn.Module, norm: nn.Module | None = None) -> Connection:

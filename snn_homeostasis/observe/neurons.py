@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import UnsupportedNeuronError, warn
+from ..layers import register
 
 __all__ = [
     "all_neurons",
@@ -75,13 +76,12 @@ def spikes_of_step(neuron: snn.SpikingNeuron, output: Any) -> Spikes:
     return (output if isinstance(output, Tensor) else output[0],)
 
 
-@spikes_of.register
-def _(neuron: snn.StateLeaky, output: tuple[Tensor, Tensor]) -> Spikes:
+@register(spikes_of, "StateLeaky", "LinearLeaky")
+def _(neuron: nn.Module, output: tuple[Tensor, Tensor]) -> Spikes:
     return output[0]
 
 
-@spikes_of.register(snn.LeakyParallel)
-@spikes_of.register(snn.AssociativeLeaky)
+@register(spikes_of, "LeakyParallel", "AssociativeLeaky")
 def _(neuron: nn.Module, output: Tensor) -> Spikes:
     return output if output.ndim > 2 else output.unsqueeze(1)
 
@@ -102,13 +102,12 @@ def membrane_of(neuron: nn.Module, inputs: Any, output: Any) -> Tensor | None:
     return membrane if isinstance(membrane, Tensor) else None
 
 
-@membrane_of.register
-def _(neuron: snn.StateLeaky, inputs: Any, output: Any) -> Tensor:
+@register(membrane_of, "StateLeaky", "LinearLeaky")
+def _(neuron: nn.Module, inputs: Any, output: Any) -> Tensor:
     return _zero_if_finite(output[1])
 
 
-@membrane_of.register(snn.LeakyParallel)
-@membrane_of.register(snn.AssociativeLeaky)
+@register(membrane_of, "LeakyParallel", "AssociativeLeaky")
 def _(neuron: nn.Module, inputs: Tensor, output: Tensor) -> Tensor:
     return _zero_if_finite(inputs)
 
@@ -126,23 +125,23 @@ def check_neuron(neuron: nn.Module) -> None:
         _refuse(neuron, "have a `forward`", "a base class", "Take one of its subclasses.")
 
 
-@check_neuron.register
-def _(neuron: snn.StateLeaky) -> None:
+@register(check_neuron, "StateLeaky", "LinearLeaky")
+def _(neuron: Any) -> None:
     if not neuron.output:
         found, remedy = "`output = False`, which returns the membrane alone", "with output=True"
         _refuse(neuron, "emit spikes", found, f"Build {type(neuron).__name__} {remedy}.")
 
 
-@check_neuron.register
-def _(neuron: snn.AssociativeLeaky) -> None:
+@register(check_neuron, "AssociativeLeaky")
+def _(neuron: Any) -> None:
     if neuron.use_q_projection:
         found = "`use_q_projection = True`, which returns real numbers"
         _refuse(neuron, "emit spikes", found, "Build AssociativeLeaky with use_q_projection=False.")
     _warn_not_monotone(neuron, "its rate falls with its values wherever a key is negative")
 
 
-@check_neuron.register
-def _(neuron: snn.DeltaLeaky) -> None:
+@register(check_neuron, "DeltaLeaky")
+def _(neuron: nn.Module) -> None:
     _warn_not_monotone(neuron, "it fires on changes of its membrane, in either direction")
 
 
