@@ -460,7 +460,7 @@ def test_a_unit_gives_slots_rate_and_state():
     run(net)
     assert list(unit.slots) == ["weight", "bias"]
     assert unit.slots["weight"] is unit.slot is unit.cell.updater.weight
-    assert torch.equal(unit.rate.rate.mean(0), homeostasis.rates()["1.0.lif"])
+    torch.testing.assert_close(unit.rate.rate.mean(0), homeostasis.rates()["1.0.lif"])
     assert (unit.rate.tau, unit.rate.steps) == (5.0, 5)
     assert (unit.state.plasticity, unit.state.target, unit.state.param) == (0.1, 0.2, "weight")
     homeostasis()
