@@ -1,6 +1,7 @@
 """State that comes and goes with use: saved where present, never in less than its precision."""
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from typing import Any, NoReturn, Self
 
 import torch
@@ -9,6 +10,8 @@ from torch import Tensor, nn
 from .errors import HomeostasisError
 
 __all__ = ["NoCopy", "TensorState"]
+
+HELD = "held"  # the entry that says which tensors a checkpoint holds
 
 
 class NoCopy:
@@ -34,18 +37,26 @@ class TensorState(nn.Module):
     another one after a change of batch; these attributes load whatever shape the checkpoint has.
     `half()` converts buffers, and a rate in half precision stops moving; these attributes keep their
     dtype. DistributedDataParallel overwrites buffers with the values of process 0.
+
+    It loads in whole or not at all. Some tools, such as torch.distributed.checkpoint, load only what
+    a new object has, which are the counters without the tensors: a rate would be wrong. So a
+    checkpoint also says which tensors are there, and those that are missing are reported.
     """
 
     state: tuple[str, ...] = ()  # attributes that hold a tensor or None
     counters: tuple[str, ...] = ()  # attributes that hold an integer
+    checks: tuple[str, ...] = ()  # numbers that follow from these and from how the object was built
 
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
-        for name in self.state:
-            value = getattr(self, name)
-            if value is not None:
-                destination[prefix + name] = value if keep_vars else value.detach()
+        held = {name: value for name in self.state if (value := getattr(self, name)) is not None}
+        for name, value in held.items():
+            destination[prefix + name] = value if keep_vars else value.detach()
+        destination[prefix + HELD] = torch.tensor([name in held for name in self.state], device="cpu")
         for name in self.counters:
             destination[prefix + name] = torch.tensor(getattr(self, name), device="cpu")
+        for name in self.checks:
+            number = float(getattr(self, name))
+            destination[prefix + name] = torch.tensor(number, dtype=torch.float64, device="cpu")
 
     def _load_from_state_dict(
         self,
@@ -57,17 +68,35 @@ class TensorState(nn.Module):
         unexpected_keys: list[str],
         error_msgs: list[str],
     ) -> None:
+        found = {key[len(prefix) :]: value for key, value in state_dict.items() if key.startswith(prefix)}
+        flags = found[HELD].tolist() if HELD in found else []
+        held = [name for place, name in enumerate(self.state) if all(flags[place : place + 1])]
+        expected = [*held, HELD, *self.counters, *self.checks]
+        missing = [prefix + name for name in expected if name not in found]
+        missing_keys.extend(missing)
+        unexpected_keys.extend(prefix + name for name in found if "." not in name and name not in expected)
+        if missing:
+            return
+        before = vars(self).copy()
+        self._take(found, held)
+        for name in self.checks:
+            if not math.isclose(number := getattr(self, name), saved := found[name].item()):
+                vars(self).update(before)
+                error_msgs.append(
+                    f"`{prefix}{name}` should be {saved:g}, as it was saved. Found `{name} = {number:g}`. "
+                    f"Build {type(self).__name__} with the arguments of the saved one, or load with "
+                    f"`strict=False` and without the entries of `{prefix[:-1]}`."
+                )
+                return
+
+    def _take(self, found: dict[str, Any], held: Sequence[str]) -> None:
+        """Sets all attributes to what was found; those that were not held are None."""
         for name in self.state:
-            saved, old = state_dict.get(prefix + name), getattr(self, name)
+            old = getattr(self, name)
             device = None if old is None else old.device
-            setattr(self, name, None if saved is None else _lasting(saved.detach(), device))
+            setattr(self, name, _lasting(found[name].detach(), device) if name in held else None)
         for name in self.counters:
-            if prefix + name in state_dict:
-                setattr(self, name, int(state_dict[prefix + name]))
-            else:
-                missing_keys.append(prefix + name)
-        own = {key for key in state_dict if key.startswith(prefix) and "." not in key[len(prefix) :]}
-        unexpected_keys.extend(own - {prefix + name for name in (*self.state, *self.counters)})
+            setattr(self, name, int(found[name]))
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         for name in self.state:

@@ -1,15 +1,19 @@
 """Copies, moves, checkpoints and modes of an observed net."""
 
+import contextlib
 import copy
 import functools
 import io
 import math
+import re
+import warnings
 
 import pytest
 import torch
 from nets import Recount, leaky, linear, snapshot, spikes, unchanged
 from snntorch import utils
 from torch import nn
+from torch.distributed import checkpoint
 from torch.optim.swa_utils import AveragedModel
 
 from snn_homeostasis import (
@@ -18,6 +22,7 @@ from snn_homeostasis import (
     CumulativeRate,
     ExponentialRate,
     LinearHomeostasis,
+    NoSpikesError,
     WindowedRate,
 )
 
@@ -173,6 +178,114 @@ def test_resuming_in_the_middle_of_training_is_bit_identical(rate, dtype):
     assert unchanged(resumed[0], snapshot(run[0]))
     for key, value in run[2].state_dict().items():
         assert torch.equal(value, resumed[2].state_dict()[key]), key
+
+
+# --- state in part -------------------------------------------------------------------------------
+
+
+RATES = [CumulativeRate, functools.partial(ExponentialRate, 20.0), functools.partial(WindowedRate, 9)]
+
+
+def saved_and_fresh(rate) -> tuple[LinearHomeostasis, nn.Sequential, LinearHomeostasis]:
+    """The homeostasis of one cell, with a rate and a pending slot, and a new one that saw nothing."""
+    net, fresh_net = (nn.Sequential(*linear()[:2]) for _ in range(2))
+    homeostasis, fresh = (LinearHomeostasis(0.02, 0.2, rate=rate).attach(each) for each in (net, fresh_net))
+    present(net)
+    homeostasis()
+    return homeostasis, fresh_net, fresh
+
+
+def load_from_disk(state: dict, fresh: LinearHomeostasis, path) -> dict:
+    """What torch.distributed.checkpoint loads: the entries that the new object has already."""
+    with warnings.catch_warnings(action="ignore"):  # it says that it runs in one process
+        checkpoint.save(state, checkpoint_id=path, no_dist=True)
+        loaded = fresh.state_dict()
+        checkpoint.load(loaded, checkpoint_id=path, no_dist=True)
+    return loaded
+
+
+@pytest.mark.parametrize("rate", RATES)
+def test_a_distributed_checkpoint_reports_the_tensors_it_leaves_out(rate, tmp_path):
+    homeostasis, net, fresh = saved_and_fresh(rate)
+    loaded = load_from_disk(homeostasis.state_dict(), fresh, tmp_path)
+    with pytest.raises(RuntimeError, match=r"Missing key.*registered\.1\.rate\.total.*slots\.weight\.pos"):
+        fresh.load_state_dict(loaded)
+    fresh.load_state_dict(loaded, strict=False)
+    assert not any(unit.pending for unit in fresh.units.values())
+    with pytest.raises(NoSpikesError):
+        fresh.rates()
+    other = LinearHomeostasis(0.02, 0.2, rate=rate).attach(net)
+    present(net)
+    assert torch.equal(fresh.rates()["1"], other.rates()["1"])
+
+
+def test_a_distributed_checkpoint_resumes_after_one_run(tmp_path):
+    net, homeostasis = attached()
+    present(net)
+    homeostasis.step()
+    twin, fresh = attached()
+    present(twin, steps=1)
+    fresh.load_state_dict(load_from_disk(homeostasis.state_dict(), fresh, tmp_path))
+    for name, rate in homeostasis.rates().items():
+        assert torch.equal(fresh.rates()[name], rate)
+
+
+@pytest.mark.parametrize("rate", RATES)
+@pytest.mark.parametrize("used", [False, True], ids=["fresh", "used"])
+def test_without_one_entry_a_state_is_reported_and_loads_in_whole_or_not(rate, used):
+    homeostasis, net, fresh = saved_and_fresh(rate)
+    state = homeostasis.state_dict()
+    for missing in state:
+        fresh.clear()
+        if used:
+            present(net, steps=1, batch=2)
+        own = fresh.rates()["1"] if used else None
+        part = {key: value for key, value in state.items() if key != missing}
+        with pytest.raises(RuntimeError, match=re.escape(f'"{missing}"')):
+            fresh.load_state_dict(part)
+        fresh.load_state_dict(part, strict=False)
+        if not missing.startswith("registered.1.rate"):
+            own = homeostasis.rates()["1"]
+        if own is None:
+            with pytest.raises(NoSpikesError):
+                fresh.rates()
+        else:
+            assert torch.equal(fresh.rates()["1"], own)
+        is_slot = missing.startswith("registered.1.slots.weight")
+        assert fresh.units["1"].pending != is_slot
+
+
+def test_a_tensor_target_that_is_not_loaded_is_reported(tmp_path):
+    _, homeostasis = attached()
+    homeostasis.units["1"].state.target = torch.full((8,), 0.4)
+    _, fresh = attached()
+    loaded = load_from_disk(homeostasis.state_dict(), fresh, tmp_path)
+    with pytest.raises(RuntimeError, match=r"Missing key.*registered\.1\.state\.target_tensor"):
+        fresh.load_state_dict(loaded)
+
+
+@pytest.mark.parametrize("other", [*RATES, functools.partial(ExponentialRate, 50.0)])
+@pytest.mark.parametrize("rate", RATES)
+@pytest.mark.parametrize("strict", [True, False])
+def test_the_total_of_another_estimator_never_becomes_a_wrong_rate(rate, other, strict):
+    net, homeostasis = attached(rate=rate)
+    present(net, steps=12)
+    _, fresh = attached(rate=other)
+    with contextlib.suppress(RuntimeError):  # of torch, which joins what is wrong to one message
+        fresh.load_state_dict(homeostasis.state_dict(), strict=strict)
+    if rate is other:
+        assert torch.equal(fresh.rates()["1"], homeostasis.rates()["1"])
+    else:
+        with pytest.raises(NoSpikesError):
+            fresh.rates()
+
+
+def test_an_estimator_with_another_constant_is_refused_by_name():
+    net, homeostasis = attached(rate=RATES[1])
+    present(net)
+    _, fresh = attached(rate=functools.partial(ExponentialRate, 50.0))
+    with pytest.raises(RuntimeError, match="Build ExponentialRate with the arguments of the saved one"):
+        fresh.load_state_dict(homeostasis.state_dict())
 
 
 # --- modes -------------------------------------------------------------------------------------

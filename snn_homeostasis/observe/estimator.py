@@ -42,6 +42,7 @@ class RateEstimator(TensorState, ABC):
 
     state: tuple[str, ...] = ("total", "joint")
     counters: tuple[str, ...] = ("steps",)
+    checks = ("weight",)  # of another estimator the total would give another rate
 
     def __init__(self) -> None:
         super().__init__()
