@@ -280,13 +280,13 @@ def test_plots_show_rates_targets_and_shares():
     with pytest.raises(ArgumentError, match="history"):
         plot_rates(history)
     rounds(homeostasis, net, inputs, 4)
-    above, below = plot_rates(history).axes
-    rate, target = above.get_lines()
-    assert list(rate.get_ydata()) == history.to_dict()["1/rate"]
+    columns, panels = history.to_dict(), plot_rates(history).axes
+    rate, target = panels[0].get_lines()
+    assert list(rate.get_ydata()) == columns["1/rate"]
     assert set(target.get_ydata()) == {0.3}
-    silent, saturated = below.get_lines()
-    assert list(silent.get_ydata()) == [100 * share for share in history.to_dict()["1/silent"]]
-    assert list(saturated.get_ydata()) == [100 * share for share in history.to_dict()["1/saturated"]]
+    for panel, share in zip(panels[1:], ("silent", "saturated"), strict=True):
+        (line,) = panel.get_lines()
+        assert list(line.get_ydata()) == [100 * value for value in columns[f"1/{share}"]]
     (axes,) = plot_summary(homeostasis).axes
     assert sum(bar.get_height() for bar in axes.patches) == 8
 

@@ -14,13 +14,18 @@ __all__ = ["plot_rates", "plot_summary"]
 
 # they differ in lightness and in form, so that they differ in grey, too
 COLOURS = ("#000000", "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
+PANELS = (
+    ("rate", "rate [spikes per step]", 1.0),
+    ("silent", "silent neurons [%]", 100.0),
+    ("saturated", "saturated neurons [%]", 100.0),
+)
 FORMS = ("-", (0, (6, 2)), (0, (1, 1.5)), (0, (6, 2, 1, 2)))
 
 
 def plot_rates(history: RateHistory) -> "Figure":
-    """Draws the rate of each cell over the steps, and below it the silent and saturated neurons.
+    """Draws the rate of each cell over the steps, and below it the silent and the saturated neurons.
 
-    Thin lines are the targets. Needs matplotlib, the extra ``plots``.
+    Grey lines are the targets. Needs matplotlib, the extra ``plots``.
 
     Raises:
         HomeostasisError: without matplotlib.
@@ -41,22 +46,23 @@ def plot_rates(history: RateHistory) -> "Figure":
     require(bool(names), "history", "hold a record", None, "Call `step()` first.", show="none")
     pyplot = _pyplot()
     figure: Figure
-    figure, (above, below) = pyplot.subplots(
-        2, sharex=True, figsize=(8, 6), height_ratios=(3, 2), layout="constrained"
+    figure, axes = pyplot.subplots(
+        len(PANELS), sharex=True, figsize=(8, 7), height_ratios=(3, 1.4, 1.4), layout="constrained"
     )
-    for i, name in enumerate(names):
-        style: dict[str, Any] = {"color": COLOURS[i % len(COLOURS)], "linestyle": FORMS[i % len(FORMS)]}
-        above.plot(columns["step"], columns[f"{name}/rate"], label=name, **style)
-        below.plot(columns["step"], _percent(columns[f"{name}/silent"]), **style)
-        below.plot(
-            columns["step"], _percent(columns[f"{name}/saturated"]), **style, marker="^", markevery=0.1
-        )
+    for panel, (metric, label, scale) in zip(axes, PANELS, strict=True):
+        for i, name in enumerate(names):
+            values = [scale * value for value in columns[f"{name}/{metric}"]]
+            form = {"color": COLOURS[i % len(COLOURS)], "linestyle": FORMS[i % len(FORMS)]}
+            panel.plot(columns["step"], values, label=name, **form)
+        panel.set_ylabel(label)
+    rates, *shares = axes
     for target in _targets(history.homeostasis, names):
-        above.axhline(target, color="0.6", linewidth=0.8, zorder=0)
-    above.set(ylabel="rate [spikes per step]", ylim=(0, None))
-    below.set(xlabel="step of the homeostasis", ylabel="neurons [%]", ylim=(-3, 103))
-    below.set_title("silent, and with triangles saturated neurons", fontsize="medium", loc="left")
-    figure.legend(loc="outside right upper", title="cell")
+        rates.axhline(target, color="0.5", linewidth=0.8, zorder=0)
+    rates.set_ylim(bottom=0)
+    for panel in shares:
+        panel.set_ylim(-4, 104)
+    shares[-1].set_xlabel("step of the homeostasis")
+    figure.legend(*rates.get_legend_handles_labels(), loc="outside right upper", title="cell")
     return figure
 
 
@@ -80,11 +86,12 @@ def plot_summary(homeostasis: Reports) -> "Figure":
     )
     for axes in grid.flat[len(rates) :]:
         axes.set_visible(False)
+    edge = 1.05 * max([rate.max().item() for rate in rates.values()] + _targets(homeostasis, list(rates)))
     for axes, (name, rate) in zip(grid.flat, rates.items(), strict=False):
-        axes.hist(rate.flatten().cpu().numpy(), bins=30, color="0.6", edgecolor="0.3", linewidth=0.5)
+        axes.hist(rate.flatten().cpu().numpy(), bins=40, range=(0, edge), color="0.6", edgecolor="0.3")
         for target in _targets(homeostasis, [name]):
             axes.axvline(target, color="#d55e00", linestyle="--")
-        axes.set(title=name, xlabel="rate [spikes per step]", ylabel="neurons", xlim=(0, None))
+        axes.set(title=name, xlabel="rate [spikes per step]", ylabel="neurons", xlim=(0, edge))
     return figure
 
 
@@ -92,10 +99,6 @@ def _targets(homeostasis: Reports, names: list[str]) -> list[float]:
     """Returns the numbers among the targets of some cells, each once."""
     targets = (homeostasis.units[name].state.target for name in names)
     return sorted({target for target in targets if isinstance(target, float)})
-
-
-def _percent(shares: list[float]) -> list[float]:
-    return [100 * share for share in shares]
 
 
 def _pyplot() -> Any:
