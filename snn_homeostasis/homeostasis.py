@@ -290,8 +290,9 @@ class Homeostasis(Reports, Rule, NoCopy, nn.Module):
         self._following.release()
 
     def remove_cell(self, name: str) -> None:
-        """Takes the hook of one cell off and forgets the cell."""
-        select(self._units, [name])
+        """Takes the hook of one cell off and forgets the cell, and what waits in its slot."""
+        (unit,) = select(self._units, [name])
+        unit.slot.empty()  # a cell that serves another param stays open
         self._releases.pop(name)()
         del self._units[name], self.registered[key_of(name)]
 

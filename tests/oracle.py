@@ -1,7 +1,8 @@
-"""The linear rule and the bounds in plain loops and in float64, as the contract states them."""
+"""The linear rule, the bounds and the estimators in plain loops and float64, as the contract states them."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -13,29 +14,42 @@ from snn_homeostasis import ClampBounds, PowerBounds, SharpBounds
 LOW, HIGH = -0.2, 0.3
 
 
-def power(p, pos, neg):
-    return np.maximum(HIGH - p, 0) ** 1.0 * pos - np.maximum(p - LOW, 0) ** 2.0 * neg
+def free(p, pos, neg):
+    return pos - neg
 
 
-def scaled(p, pos, neg):
-    width = HIGH - LOW
-    return np.maximum(HIGH - p, 0) / width * pos - np.maximum(p - LOW, 0) / width * neg
+def power(low, high, upper=1.0, lower=1.0, *, scaled=False):
+    """A limit of None leaves its side free."""
+    width = high - low if scaled else 1.0
+
+    def delta(p, pos, neg):
+        above = 1.0 if high is None else (np.maximum(high - p, 0) / width) ** upper
+        below = 1.0 if low is None else (np.maximum(p - low, 0) / width) ** lower
+        return above * pos - below * neg
+
+    return delta
 
 
-def sharp(p, pos, neg):
-    return np.heaviside(HIGH - p, 1.0) * pos - np.heaviside(p - LOW, 1.0) * neg
+def sharp(low, high):
+    def delta(p, pos, neg):
+        up = 1.0 if high is None else np.heaviside(high - p, 1.0)
+        down = 1.0 if low is None else np.heaviside(p - low, 1.0)
+        return up * pos - down * neg
+
+    return delta
 
 
-def clamp(p, pos, neg):
-    return np.minimum(np.maximum(p + pos - neg, LOW), HIGH) - p
+def clamp(low, high):
+    low, high = (-np.inf if low is None else low), (np.inf if high is None else high)
+    return lambda p, pos, neg: np.minimum(np.maximum(p + pos - neg, low), high) - p
 
 
 BOUNDS = {
-    "none": (None, lambda p, pos, neg: pos - neg),
-    "power": (PowerBounds(LOW, HIGH, power=(1.0, 2.0)), power),
-    "scaled": (PowerBounds(LOW, HIGH, scaled=True), scaled),
-    "sharp": (SharpBounds(LOW, HIGH), sharp),
-    "clamp": (ClampBounds(LOW, HIGH), clamp),
+    "none": (None, free),
+    "power": (PowerBounds(LOW, HIGH, power=(1.0, 2.0)), power(LOW, HIGH, 1.0, 2.0)),
+    "scaled": (PowerBounds(LOW, HIGH, scaled=True), power(LOW, HIGH, scaled=True)),
+    "sharp": (SharpBounds(LOW, HIGH), sharp(LOW, HIGH)),
+    "clamp": (ClampBounds(LOW, HIGH), clamp(LOW, HIGH)),
 }
 
 
@@ -53,6 +67,33 @@ class SpikeCounter:
     @property
     def rate(self) -> np.ndarray:
         return self.counts / self.steps
+
+
+class Estimate:
+    """Any estimator, as a weighted mean of all steps that it has seen.
+
+    Args:
+        weigh: gives the weight of a step from its number, from 0 on, and the number of steps.
+    """
+
+    def __init__(self, weigh: Callable[[int, int], float]) -> None:
+        self.weigh, self.frames = weigh, []
+
+    def observe(self, frame: np.ndarray) -> None:
+        """Takes in one step ``[B, *N]``; in a batch of another size each sample has the mean past."""
+        if self.frames and len(self.frames[0]) != len(frame):
+            self.frames = [np.broadcast_to(past.mean(0), frame.shape) for past in self.frames]
+        self.frames.append(frame)
+
+    @property
+    def steps(self) -> int:
+        return len(self.frames)
+
+    @property
+    def rate(self) -> np.ndarray:
+        weights = [self.weigh(number, self.steps) for number in range(self.steps)]
+        total = sum(weight * frame for weight, frame in zip(weights, self.frames, strict=True))
+        return total / (sum(weights) or 1.0)
 
 
 class Oracle:

@@ -433,6 +433,22 @@ def test_units_cells_and_rates_have_the_same_names():
         assert homeostasis.units[name] is unit
 
 
+@pytest.mark.parametrize("again", [False, True])
+def test_what_waits_for_a_removed_cell_is_dropped(again):
+    net, homeostasis = attached()
+    cell = homeostasis.cells["1"]
+    homeostasis.register_cell("1.bias", cell, param="bias")
+    run(net)
+    homeostasis()
+    homeostasis.remove_cell("1")
+    if again:
+        homeostasis.register_cell("1", cell)
+    weight, bias = net[0].weight.clone(), net[0].bias.clone()
+    homeostasis.update()
+    assert torch.equal(net[0].weight, weight)
+    assert not torch.equal(net[0].bias, bias)  # the other rule on the cell keeps what it has
+
+
 def test_units_follow_registration_and_removal():
     net, homeostasis = nested()
     units = homeostasis.units
