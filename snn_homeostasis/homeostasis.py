@@ -124,7 +124,7 @@ class Homeostasis(Reports, Rule, NoCopy, nn.Module):
 
         Each layer that drives a neuron is a cell of its own. A parameter that drives several neurons
         moves by the sum of what they ask for. Where a neuron fires less when its layer puts out more,
-        the sign of the plasticity is reversed. A warning says each of these.
+        the parameter changes the other way. A warning says each of these.
 
         Args:
             model: any model with an ``example``; without, an `nn.Sequential`, nested or not.
@@ -154,8 +154,7 @@ class Homeostasis(Reports, Rule, NoCopy, nn.Module):
         try:
             for each, cell in cells:
                 cell.neuron.group = group
-                sign = -1 if each.sign < 0 else 1
-                self.register_cell(each.name, cell, **{**overrides, "plasticity": sign * settings.plasticity})
+                self.register_cell(each.name, cell, **overrides)
         except BaseException:  # for instance a warning that the user has made an error
             for name in self._units.keys() - before:
                 self.remove_cell(name)

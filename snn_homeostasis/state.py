@@ -1,15 +1,16 @@
 """State that comes and goes with use: saved where present, never in less than its precision."""
 
 import math
-from collections.abc import Callable, Sequence
-from typing import Any, NoReturn, Self
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, NoReturn, Self
 
 import torch
 from torch import Tensor, nn
 
 from .errors import HomeostasisError
 
-__all__ = ["NoCopy", "TensorState"]
+__all__ = ["Code", "NoCopy", "TensorState"]
 
 HELD = "held"  # the entry that says which tensors a checkpoint holds
 
@@ -30,6 +31,19 @@ class NoCopy:
         )
 
 
+@dataclass(frozen=True)
+class Code:
+    """How a setting is written as numbers, always as many: a checkpoint holds tensors alone.
+
+    Args:
+        write: value → numbers.
+        read: numbers, present value → value; what numbers cannot hold keeps the present value.
+    """
+
+    write: Callable[[Any], Sequence[float]]
+    read: Callable[[Sequence[float], Any], Any]
+
+
 class TensorState(nn.Module):
     """A module that saves the attributes it names, in place of buffers.
 
@@ -46,6 +60,7 @@ class TensorState(nn.Module):
     state: tuple[str, ...] = ()  # attributes that hold a tensor or None
     counters: tuple[str, ...] = ()  # attributes that hold an integer
     checks: tuple[str, ...] = ()  # numbers that follow from these and from how the object was built
+    codes: ClassVar[Mapping[str, Code]] = {}  # attributes that hold a setting
 
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
         held = {name: value for name in self.state if (value := getattr(self, name)) is not None}
@@ -57,6 +72,9 @@ class TensorState(nn.Module):
         for name in self.checks:
             number = float(getattr(self, name))
             destination[prefix + name] = torch.tensor(number, dtype=torch.float64, device="cpu")
+        for name, code in self.codes.items():
+            numbers = code.write(getattr(self, name))
+            destination[prefix + name] = torch.tensor(numbers, dtype=torch.float64, device="cpu")
 
     def _load_from_state_dict(
         self,
@@ -71,7 +89,7 @@ class TensorState(nn.Module):
         found = {key[len(prefix) :]: value for key, value in state_dict.items() if key.startswith(prefix)}
         flags = found[HELD].tolist() if HELD in found else []
         held = [name for place, name in enumerate(self.state) if all(flags[place : place + 1])]
-        expected = [*held, HELD, *self.counters, *self.checks]
+        expected = [*held, HELD, *self.counters, *self.codes, *self.checks]
         missing = [prefix + name for name in expected if name not in found]
         missing_keys.extend(missing)
         unexpected_keys.extend(prefix + name for name in found if "." not in name and name not in expected)
@@ -97,6 +115,8 @@ class TensorState(nn.Module):
             setattr(self, name, _lasting(found[name].detach(), device) if name in held else None)
         for name in self.counters:
             setattr(self, name, int(found[name]))
+        for name, code in self.codes.items():
+            setattr(self, name, code.read(found[name].tolist(), getattr(self, name)))
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         for name in self.state:

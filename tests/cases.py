@@ -459,10 +459,12 @@ def pairwise(*factors: Iterable[Any]) -> list[tuple[Any, ...]]:
 class CommandedCell:
     """A layer, and neurons that fire on command: every rate is known."""
 
-    def __init__(self, size: int = 1, *, value: float = 0.0, dtype: torch.dtype = torch.float32) -> None:
+    def __init__(
+        self, size: int = 1, *, value: float = 0.0, sign: int = 1, dtype: torch.dtype = torch.float32
+    ) -> None:
         self.layer = nn.Linear(1, size).to(dtype)
         self.neuron = snn.Leaky(beta=0.0, threshold=0.5, init_hidden=True, reset_mechanism="none")
-        self.cell = Cell(self.layer, self.neuron)
+        self.cell = Cell(self.layer, self.neuron, sign=sign)
         with torch.no_grad():
             self.layer.weight.fill_(value)
             self.layer.bias.fill_(value)

@@ -91,8 +91,9 @@ def hooks_of(net: nn.Module) -> int:
 
 
 def bytes_of(state: Mapping[str, Tensor]) -> int:
-    """The memory of the tensors in a state dict, without its counters."""
-    return sum(value.numel() * value.element_size() for value in state.values() if value.ndim > 0)
+    """The memory of what grows with a net in a state dict: neither counters nor settings."""
+    growing = [value for key, value in state.items() if value.ndim > 0 and not key.endswith("held")]
+    return sum(value.numel() * value.element_size() for value in growing if value.dtype != torch.float64)
 
 
 def snapshot(net: nn.Module) -> dict[str, Tensor]:

@@ -46,7 +46,7 @@ def a_cell(loop: Loop) -> Cell:
 
 def regulate(loop: Loop, target: float) -> float:
     """The rate at the end of a closed loop, recounted by a hook of the test's own."""
-    homeostasis = LinearHomeostasis(0.0, target, loop.param)
+    homeostasis = LinearHomeostasis(0.01, target, loop.param)
     unit = homeostasis.register_cell("cell", a_cell(loop))
     for plasticity, rounds in ((0.04, 80), (0.01, 40), (0.002, 40)):
         unit.state.plasticity = plasticity * loop.scale
@@ -136,7 +136,7 @@ def test_bare_output_is_the_batch_and_not_one_sample():
 @pytest.mark.parametrize("batched", [True, False])
 def test_time_axis_comes_from_the_class(batched):
     neuron = snn.LeakyParallel(5, 3, beta=0.5)
-    homeostasis = LinearHomeostasis(0.0, 0.1)
+    homeostasis = LinearHomeostasis(0.01, 0.1)
     unit = homeostasis.register_cell("cell", Cell(neuron.rnn, neuron))
     neuron(torch.rand(7, 2, 5) if batched else torch.rand(7, 5))
     assert unit.rate.steps == 7
@@ -155,7 +155,7 @@ def test_unbatched_input_to_a_step_neuron_is_an_error():
 @pytest.mark.parametrize("factor", [2.5, torch.tensor([0.5, 1.0, 3.0])])
 def test_graded_spikes_are_counted_once_each(factor):
     neuron = snn.Leaky(beta=0.9, graded_spikes_factor=factor, reset_mechanism="none")
-    homeostasis = LinearHomeostasis(0.0, 0.1)
+    homeostasis = LinearHomeostasis(0.01, 0.1)
     homeostasis.register_cell("cell", Cell(nn.Linear(2, 3), neuron))
     neuron(torch.full((4, 3), 5.0))
     assert homeostasis.rates()["cell"].tolist() == [1.0, 1.0, 1.0]
@@ -163,7 +163,7 @@ def test_graded_spikes_are_counted_once_each(factor):
 
 def test_graded_factor_loaded_after_attach_is_noticed():
     neuron = snn.Leaky(beta=0.9, reset_mechanism="none")
-    homeostasis = LinearHomeostasis(0.0, 0.1)
+    homeostasis = LinearHomeostasis(0.01, 0.1)
     homeostasis.register_cell("cell", Cell(nn.Linear(2, 3), neuron))
     neuron.load_state_dict(neuron.state_dict() | {"graded_spikes_factor": torch.tensor(2.5)})
     neuron(torch.full((4, 3), 5.0))
@@ -294,7 +294,7 @@ def test_silent_cells_come_up_and_busy_ones_come_down(start, target, param):
     layer, neuron = nn.Linear(20, 16), snn.Leaky(beta=0.9, init_hidden=True)
     layer.weight.fill_(0.02)
     layer.bias.fill_({0.0: -0.5, 0.02: -0.13, 0.5: 0.4, 0.95: 0.85}[start])
-    homeostasis = LinearHomeostasis(0.0, target, param)
+    homeostasis = LinearHomeostasis(0.01, target, param)
     unit = homeostasis.register_cell("cell", Cell(layer, neuron))
 
     def present(rounds: int) -> None:

@@ -103,14 +103,14 @@ def regulated(*commanded, kind=LinearHomeostasis, **settings):
 
 
 @pytest.mark.parametrize("param", ["weight", "bias"])
-@pytest.mark.parametrize("plasticity", [0.25, -0.25])
+@pytest.mark.parametrize("sign", [1, -1])
 @pytest.mark.parametrize("fires", [0, 1])
-def test_positive_plasticity_raises_silent_and_lowers_busy_cells(plasticity, fires, param):
-    commanded = CommandedCell()
-    homeostasis = regulated(commanded, plasticity=plasticity, param=param)
+def test_a_step_raises_silent_and_lowers_busy_cells(sign, fires, param):
+    commanded = CommandedCell(sign=sign)
+    homeostasis = regulated(commanded, plasticity=0.25, param=param)
     commanded.fire(fires)
     homeostasis.step()
-    assert getattr(commanded, param) == [-plasticity if fires else plasticity]
+    assert getattr(commanded, param) == [sign * (-0.25 if fires else 0.25)]
     assert getattr(commanded, "bias" if param == "weight" else "weight") == [0.0]
 
 
@@ -206,7 +206,7 @@ def test_cells_never_touch_each_other():
 
     together = runs_of(ids, fresh(), settings)
     first, second = fresh(), fresh()
-    idle = [{"target": 0.3, "plasticity": 0.0}] * 2
+    idle = [{"target": 0.3, "plasticity": 1e-30}] * 2
     assert same(together[0], runs_of(ids, first, [settings[0], idle[1]])[0])
     assert same(together[1], runs_of(ids, second, [idle[0], settings[1]])[1])
     assert not same(together[0], runs_of(ids, fresh(), idle)[0])

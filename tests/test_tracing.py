@@ -385,11 +385,12 @@ def test_norms_per_step_are_cells_only_for_the_bias():
     assert list(homeostasis.cells) == ["lif1", "lif2"]
 
 
-def test_negative_sign_reverses_the_plasticity():
+def test_an_inhibiting_layer_has_its_sign_beside_the_plasticity():
     with pytest.warns(HomeostasisWarning):
         homeostasis = LinearHomeostasis(0.1, 0.1, "bias").attach(Inhibited(), steps())
-    plasticities = {name: unit.state.plasticity for name, unit in homeostasis.units.items()}
-    assert plasticities == {"lif:fc": 0.1, "lif:inhibition": -0.1}
+    units = homeostasis.units
+    assert {name: unit.cell.sign for name, unit in units.items()} == {"lif:fc": 1, "lif:inhibition": -1}
+    assert {unit.state.plasticity for unit in units.values()} == {0.1}
 
 
 def test_finds_cells_inside_distributed_data_parallel(tmp_path):

@@ -3,7 +3,8 @@
 from .cell import Cell
 from .checks import owner_of, require_finite_cells, require_no_waiting_graph
 from .registry import key_of, require_new, select, set_bounds
-from .settings import MEANS, SUMS, BatchReduction, CellState, Settings
+from .settings import MEANS, SUMS, BatchReduction, Settings
+from .state import CellState
 from .targets import Target, check_target
 from .unit import Unit
 

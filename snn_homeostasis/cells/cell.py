@@ -7,6 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from ..delays import delay_channels
+from ..errors import require
 from ..layers import connect_cell
 from ..observe import SpikeHook, SpikeListener, check_neuron
 from ..updates import Updater
@@ -24,6 +25,7 @@ class Cell:
             so ``param="bias"`` then means the bias of the norm.
         delay: a module between layer and neuron that delays each channel, such as snntorch's
             SynapticDelay where it is installed; ``param="delay"`` then means its delay.
+        sign: -1 for a layer that inhibits: the neuron fires less when it puts out more.
 
     Attributes:
         connection: the receptive view and the parameters of the layer.
@@ -33,6 +35,7 @@ class Cell:
     Raises:
         UnsupportedLayerError: for a layer whose view is unknown, or that cannot be changed.
         UnsupportedNeuronError: for a neuron that emits no spikes.
+        ArgumentError: for a sign that is neither 1 nor -1.
 
     >>> import snntorch as snn, torch
     >>> layer, neuron = torch.nn.Linear(3, 2), snn.Leaky(beta=0.9, init_hidden=True)
@@ -48,8 +51,12 @@ class Cell:
         neuron: nn.Module,
         norm: nn.Module | None = None,
         delay: nn.Module | None = None,
+        *,
+        sign: int = 1,
     ) -> None:
         check_neuron(neuron)
+        require(sign in (1, -1), "sign", "be 1 or -1", sign, "Take -1 for a layer that inhibits.")
+        self.sign = sign
         self.connection = connect_cell(layer, neuron, norm)
         if delay is not None:
             delay_channels(self.connection, delay)

@@ -1,7 +1,6 @@
 """The settings of a rule: checked once, then trusted."""
 
 import dataclasses
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Self
@@ -11,11 +10,11 @@ from torch import Tensor
 
 from ..errors import require
 from ..observe import CumulativeRate, RateEstimator
-from ..state import TensorState
 from ..updates import UpdateBounds
-from .targets import Target, check_target, is_number
+from .plasticity import Plasticity, checked_plasticity
+from .targets import Target, check_target
 
-__all__ = ["MEANS", "SUMS", "BatchReduction", "CellState", "Settings"]
+__all__ = ["MEANS", "PARAMS", "SUMS", "BatchReduction", "Settings", "check_reduction", "checked_param"]
 
 BatchReduction = Callable[[Tensor, int], Tensor]
 
@@ -34,7 +33,7 @@ class Settings:
     'bias'
     """
 
-    plasticity: float
+    plasticity: Plasticity
     target: Target | None = None
     param: str = "weight"
     batch_reduction: BatchReduction | None = None
@@ -42,19 +41,12 @@ class Settings:
     bounds: UpdateBounds | None = None
 
     def __post_init__(self) -> None:
-        is_finite = is_number(self.plasticity) and math.isfinite(self.plasticity)
-        remedy = "Start with `LinearHomeostasis(0.01, target=0.1).attach(model)`."
-        require(is_finite, "plasticity", "be a finite number", self.plasticity, remedy)
-        object.__setattr__(self, "plasticity", float(self.plasticity))
+        object.__setattr__(self, "plasticity", checked_plasticity(self.plasticity))
         if self.target is not None:
             check_target(self.target)
-        param = self.param.lower() if isinstance(self.param, str) else self.param
-        names, remedy = ", ".join(map(repr, PARAMS)), "Name the parameter that the rule should change."
-        require(param in PARAMS, "param", f"be one of {names}", self.param, remedy)
-        object.__setattr__(self, "param", param)
-        reduction, expected = self.batch_reduction, "be a function (tensor, dim) -> tensor"
-        callable_ = reduction is None or callable(reduction)
-        require(callable_, "batch_reduction", expected, reduction, "Take `torch.mean`.")
+        object.__setattr__(self, "param", checked_param(self.param))
+        if self.batch_reduction is not None:
+            check_reduction(self.batch_reduction)
         is_factory = callable(self.rate) and not isinstance(self.rate, RateEstimator)
         remedy = "Pass the class, or `functools.partial(ExponentialRate, tau=200)`."
         require(is_factory, "rate", "be a factory, called once per cell", self.rate, remedy)
@@ -67,41 +59,15 @@ class Settings:
         return dataclasses.replace(self, **overrides)
 
 
-class CellState(TensorState):
-    """The settings of one registered cell, in the units of `Settings`. They may change at any time."""
+def checked_param(param: object) -> str:
+    """Returns the kind of a parameter in small letters; raises ArgumentError for an unknown one."""
+    kind = param.lower() if isinstance(param, str) else ""
+    names, remedy = ", ".join(map(repr, PARAMS)), "Name the parameter that the rule should change."
+    require(kind in PARAMS, "param", f"be one of {names}", param, remedy)
+    return kind
 
-    state = ("target_tensor",)
 
-    def __init__(self, settings: Settings) -> None:
-        super().__init__()
-        self.plasticity = settings.plasticity
-        self.param = settings.param
-        self.batch_reduction: BatchReduction = settings.batch_reduction or torch.mean
-        self.target = settings.target
-
-    @property
-    def target(self) -> Target | None:
-        """The target rate r* in spikes per step: a number, a tensor, or None."""
-        return self._number if self.target_tensor is None else self.target_tensor
-
-    @target.setter
-    def target(self, target: Target | None) -> None:
-        if target is not None:
-            check_target(target)
-        self._number = None if target is None or isinstance(target, Tensor) else float(target)
-        with torch.inference_mode(False):
-            self.target_tensor = target.detach().clone() if isinstance(target, Tensor) else None
-
-    @property
-    def strength(self) -> float:
-        """The plasticity with its sign: a longer delay takes spikes apart, so delays change the other way."""
-        return -self.plasticity if self.param == "delay" else self.plasticity
-
-    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        own = self.target_tensor  # a checkpoint with a number does not save it
-        super()._load_from_state_dict(state_dict, prefix, *args)
-        if self.target_tensor is None:
-            self.target_tensor = own
-
-    def extra_repr(self) -> str:
-        return f"plasticity={self.plasticity:g}, target={self.target}, param={self.param!r}"
+def check_reduction(reduction: object) -> None:
+    """Raises ArgumentError for a batch reduction that cannot be called."""
+    expected = "be a function (tensor, dim) -> tensor"
+    require(callable(reduction), "batch_reduction", expected, reduction, "Take `torch.mean`.")

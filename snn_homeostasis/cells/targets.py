@@ -1,20 +1,23 @@
 """Targets: a rate in spikes per step, one for all or one per neuron or sample."""
 
 import math
+from collections.abc import Sequence
 from numbers import Real
+from typing import TypeGuard
 
 import torch
 from torch import Tensor
 
 from ..errors import ArgumentError, require
+from ..state import Code
 from ..updates import broadcasts
 
-__all__ = ["Target", "check_target", "fit_target", "is_number"]
+__all__ = ["TARGET_CODE", "Target", "check_target", "fit_target", "is_number"]
 
 Target = float | Tensor
 
 
-def is_number(value: object) -> bool:
+def is_number(value: object) -> TypeGuard[float]:
     """Whether a value is a real number, of Python or NumPy; True and False are none here."""
     return isinstance(value, Real) and not isinstance(value, bool)
 
@@ -42,3 +45,15 @@ def fit_target(target: Tensor, rate: Tensor) -> Tensor:
             "target, as in (C, 1, 1)."
         )
     return target.to(rate.device, torch.promote_types(target.dtype, torch.float32))
+
+
+def _write(target: Target | None) -> tuple[float]:
+    """Writes a number; 0 for none, and -1 for a tensor, which a checkpoint holds by itself."""
+    return (0.0 if target is None else -1.0 if isinstance(target, Tensor) else target,)
+
+
+def _read(numbers: Sequence[float], present: Target | None) -> Target | None:
+    return present if numbers[0] < 0 else numbers[0] or None
+
+
+TARGET_CODE = Code(_write, _read)

@@ -7,7 +7,8 @@ from ..errors import ArgumentError, NoSpikesError, warn
 from ..observe import RateEstimator
 from ..updates import Slot
 from .cell import Cell
-from .settings import CellState, Settings
+from .settings import Settings
+from .state import CellState
 from .targets import Target, fit_target
 
 __all__ = ["Unit"]
@@ -17,10 +18,9 @@ class Unit:
     """A registered cell with its settings (``state``), its estimator (``rate``) and its slots by kind."""
 
     def __init__(self, name: str, cell: Cell, settings: Settings) -> None:
-        _require_param(name, cell, settings.param)
         self.name, self.cell, self.slots = name, cell, cell.updater.slots
         self.hook, self.connection = cell.neuron, cell.connection
-        self.state = CellState(settings)
+        self.state = CellState(name, cell, settings)
         self.rate: RateEstimator = settings.rate()
         self._pauses = 0
         self._warn()
@@ -180,17 +180,3 @@ class Unit:
                 f"{type(norm).__name__} cancels most of what the weight rule does in cell {self.name!r}: "
                 "take param='bias'."
             )
-
-
-def _require_param(name: str, cell: Cell, param: str) -> None:
-    if param not in cell.connection.references:
-        owner = cell.connection.norm if cell.connection.norm is not None else cell.connection.layer
-        remedy = (
-            "Take a DelayedLinear or DelayedConv2d, or regulate the weight or the bias."
-            if param == "delay"
-            else "Build the layer with it, or take another param."
-        )
-        raise ArgumentError(
-            f"`param` should be a parameter of the layer of cell {name!r}. Found `param = {param!r}`, and "
-            f"{type(owner).__name__} has no such Parameter. {remedy}"
-        )

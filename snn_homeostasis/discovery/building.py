@@ -100,8 +100,8 @@ def _warn_about_several_layers(found: Iterable[FoundCell]) -> None:
 def _warn_about_sign(found: FoundCell) -> None:
     if found.sign < 0:
         warn(
-            f"`{found.neuron}` fires less when `{found.layer}` puts out more: the plasticity of cell "
-            f"{found.name!r} is taken with the sign reversed. Leave it out with `exclude=`."
+            f"`{found.neuron}` fires less when `{found.layer}` puts out more: cell {found.name!r} "
+            "changes its parameter the other way. Leave it out with `exclude=`."
         )
     elif found.sign == 0:
         warn(

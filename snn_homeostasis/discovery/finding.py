@@ -45,7 +45,8 @@ class FoundCell:
     def build(self, model: nn.Module) -> Cell:
         """Builds the cell of these modules; errors as in `Cell`."""
         norm = None if self.norm is None else model.get_submodule(self.norm)
-        return Cell(model.get_submodule(self.layer), model.get_submodule(self.neuron), norm)
+        layer, neuron = model.get_submodule(self.layer), model.get_submodule(self.neuron)
+        return Cell(layer, neuron, norm, sign=-1 if self.sign < 0 else 1)
 
 
 def require_model(model: object) -> None:

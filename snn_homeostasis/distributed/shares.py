@@ -121,7 +121,7 @@ def _described(unit: Unit) -> str:
     bounds = {kind: _named(each.bounds) for kind, each in unit.slots.items() if each.bounds is not None}
     target = "tensor" if isinstance(state.target, Tensor) else state.target
     rate = f"{type(unit.rate).__name__}({unit.rate.extra_repr()})"
-    return f"{layer}, plasticity {state.plasticity!r}, target {target}, {rate}, bounds {bounds or None}"
+    return f"{layer}, plasticity {state.strength!r}, target {target}, {rate}, bounds {bounds or None}"
 
 
 def _named(bounds: UpdateBounds) -> str:

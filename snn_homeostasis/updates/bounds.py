@@ -17,8 +17,10 @@ from torch import Tensor, split
 
 from ..errors import require
 from ..layers import is_distributed
+from ..state import Code
 
 __all__ = [
+    "BOUNDS_CODE",
     "HALVES",
     "Bounds",
     "ClampBounds",
@@ -212,9 +214,37 @@ class ClampBounds(Bounds):
         return [partial(param.add_, pos - neg), partial(param.clamp_, low, high)]
 
 
+BUILT_IN = (PowerBounds, SharpBounds, ClampBounds)
+
+
 def is_built_in(bounds: UpdateBounds | None) -> TypeGuard[Bounds]:
     """Whether a formula is known to be elementwise, and largest at an end of the values."""
-    return type(bounds) in (PowerBounds, SharpBounds, ClampBounds)
+    return type(bounds) in BUILT_IN
+
+
+def _write(bounds: UpdateBounds | None) -> tuple[float, ...]:
+    """Writes a kind (0: none, -1: a formula of the user's own), the limits, the powers, and `scaled`."""
+    if not is_built_in(bounds):
+        return (0 if bounds is None else -1, -math.inf, math.inf, 1, 1, False)
+    low, high = (
+        -math.inf if bounds.min is None else bounds.min,
+        math.inf if bounds.max is None else bounds.max,
+    )
+    powers, scaled = (bounds._powers, bounds.scaled) if isinstance(bounds, PowerBounds) else ((1, 1), False)
+    return (1 + BUILT_IN.index(type(bounds)), low, high, *powers, scaled)
+
+
+def _read(numbers: Sequence[float], present: UpdateBounds | None) -> UpdateBounds | None:
+    kind, *limits, upper, lower, scaled = numbers
+    if kind <= 0:
+        return present if kind < 0 else None
+    made, (low, high) = BUILT_IN[int(kind) - 1], (limit if math.isfinite(limit) else None for limit in limits)
+    if made is PowerBounds:
+        return PowerBounds(low, high, upper if upper == lower else (upper, lower), bool(scaled))
+    return made(low, high)
+
+
+BOUNDS_CODE = Code(_write, _read)
 
 
 def _inside(limit: float | None, dtype: torch.dtype, inwards: float) -> float | None:

@@ -1,7 +1,7 @@
 """A slot: what is to be added to one parameter, until an update applies it once."""
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -9,7 +9,7 @@ from torch import Tensor
 from ..errors import require
 from ..layers import ParameterReference, is_sharded
 from ..state import TensorState
-from .bounds import UpdateBounds
+from .bounds import BOUNDS_CODE, UpdateBounds
 
 __all__ = ["Contribution", "Slot", "Waiting", "broadcasts"]
 
@@ -43,6 +43,7 @@ class Slot(TensorState):
 
     state = ("pos", "neg", "residue")  # a checkpoint joins all contributions to one
     counters = ("pending_samples", "pending_sum")
+    codes: ClassVar = {"bounds": BOUNDS_CODE}
 
     def __init__(
         self,
