@@ -16,7 +16,7 @@ FLOORS = [
     {"cells"},
     {"discovery", "distributed", "monitoring", "rule"},
     {"homeostasis"},
-    {"rules"},
+    {"lightning", "rules"},
     {"__init__"},
 ]
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
