@@ -1,5 +1,6 @@
 """The face that every rule inherits: cells, attach, step, update, rates, remove, state."""
 
+from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import MappingProxyType
@@ -28,13 +29,13 @@ from .errors import NonFiniteError, NoSpikesError
 from .following import Following, Release, when_collected
 from .monitoring import Reports
 from .rule import Rule
-from .state import NoCopy
+from .state import CopiedAlong
 from .updates import Change, Slot, Waiting, apply_changes, changes_of, without_gradients
 
 __all__ = ["Homeostasis"]
 
 
-class Homeostasis(Reports, Rule, NoCopy, nn.Module):
+class Homeostasis(Reports, Rule, CopiedAlong, nn.Module):
     """Base of the rules, and the object that users hold.
 
     A forward hook on each neuron hands its spikes to the rate estimator of its cell. The rule
@@ -66,15 +67,15 @@ class Homeostasis(Reports, Rule, NoCopy, nn.Module):
     True
     """
 
+    ties = frozenset({"_following", "_releases", "_step_post_hooks", "_updates_next"})
+
     def __init__(self, defaults: Settings, process_group: Group = AUTO) -> None:
         super().__init__()
         self.defaults = defaults
         self.registered = nn.ModuleDict()  # what a checkpoint holds of the units
         self._units: dict[str, Unit] = {}
-        self._releases: dict[str, Release] = {}
-        self._following = Following()
         self._groups = ProcessGroups(process_group)
-        self._updates_next = False  # whether `forward` is a part of `step`
+        self._tie()
 
     @property
     def units(self) -> Mapping[str, Unit]:
@@ -103,11 +104,10 @@ class Homeostasis(Reports, Rule, NoCopy, nn.Module):
         unit = Unit(name, cell, settings)
         set_bounds(self._units.values(), unit, settings.bounds)
         self._groups.admit(unit)
-        cell.listen(unit.rate)
         unit.rate.train(self.training)
         self._units[name] = unit
         self.registered[key_of(name)] = unit.saved()
-        self._releases[name] = when_collected(self, cell.unlisten, unit.rate)
+        self._listen(unit)
         return unit
 
     def attach(
@@ -294,6 +294,18 @@ class Homeostasis(Reports, Rule, NoCopy, nn.Module):
         unit.slot.empty()  # a cell that serves another param stays open
         self._releases.pop(name)()
         del self._units[name], self.registered[key_of(name)]
+
+    def _tie(self) -> None:
+        self._following = Following()
+        self._step_post_hooks = OrderedDict()
+        self._updates_next = False  # whether `forward` is a part of `step`
+        self._releases: dict[str, Release] = {}
+        for unit in self._units.values():
+            self._listen(unit)
+
+    def _listen(self, unit: Unit) -> None:
+        unit.listen()
+        self._releases[unit.name] = when_collected(self, unit.cell.unlisten, unit.rate)
 
     @property
     def _processes(self) -> Processes:

@@ -1,6 +1,8 @@
-"""State that comes and goes with use: saved where present, never in less than its precision."""
+"""State that comes and goes with use: saved where present, copied along with the model, never rounded."""
 
+import copy
 import math
+from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, NoReturn, Self
@@ -10,16 +12,35 @@ from torch import Tensor, nn
 
 from .errors import HomeostasisError
 
-__all__ = ["Code", "NoCopy", "TensorState"]
+__all__ = ["Code", "CopiedAlong", "TensorState"]
 
 HELD = "held"  # the entry that says which tensors a checkpoint holds
 
 
-class NoCopy:
-    """Base of objects that hold hooks on one model. They can be neither copied nor pickled."""
+class CopiedAlong:
+    """Base of objects that hold hooks on one model. They are copied along with it, and never pickled.
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> NoReturn:
-        self._refuse("copied")
+    A module that holds both the model and this object may be copied: the copy observes the copied
+    model. Both orders work, because a layer that is copied here first is then found in the memo.
+    """
+
+    ties: ClassVar[frozenset[str]]  # attributes that belong to the original alone
+
+    @abstractmethod
+    def _tie(self) -> None:
+        """Sets the ties of a new object, or of a copy."""
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        if not memo:  # nothing else is being copied
+            self._refuse("copied without its model")
+        twin = memo[id(self)] = object.__new__(type(self))
+        own = {name: value for name, value in vars(self).items() if name not in self.ties}
+        vars(twin).update(copy.deepcopy(own, memo))
+        twin._tie()
+        return twin
+
+    def __copy__(self) -> NoReturn:
+        self._refuse("copied without its model")
 
     def __reduce__(self) -> NoReturn:
         self._refuse("pickled")
@@ -27,7 +48,8 @@ class NoCopy:
     def _refuse(self, how: str) -> NoReturn:
         raise HomeostasisError(
             f"`{type(self).__name__}` should not be {how}: it holds hooks on the modules of one model. "
-            "Attach a new one to the other model and load this one's `state_dict()` into it."
+            "Attach a new one to the other model and load this one's `state_dict()` into it; or take "
+            "`copy.deepcopy` of a module that holds both."
         )
 
 

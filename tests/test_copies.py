@@ -3,14 +3,17 @@
 import contextlib
 import copy
 import functools
+import gc
 import io
 import math
+import pickle
 import re
 import warnings
+import weakref
 
 import pytest
 import torch
-from nets import Recount, leaky, linear, snapshot, spikes, unchanged
+from nets import Recount, hooks_of, leaky, linear, snapshot, spikes, unchanged
 from snntorch import utils
 from torch import nn
 from torch.distributed import checkpoint
@@ -18,11 +21,14 @@ from torch.optim.swa_utils import AveragedModel
 
 from snn_homeostasis import (
     ArgumentError,
+    Cell,
     ClampBounds,
     CumulativeRate,
     ExponentialRate,
+    HomeostasisError,
     LinearHomeostasis,
     NoSpikesError,
+    RateHistory,
     WindowedRate,
 )
 
@@ -286,6 +292,166 @@ def test_an_estimator_with_another_constant_is_refused_by_name():
     _, fresh = attached(rate=functools.partial(ExponentialRate, 50.0))
     with pytest.raises(RuntimeError, match="Build ExponentialRate with the arguments of the saved one"):
         fresh.load_state_dict(homeostasis.state_dict())
+
+
+# --- a module that holds its homeostasis ---------------------------------------------------------
+
+
+class Holder(nn.Module):
+    """A module as in Lightning: it holds its model and what regulates it, in any order."""
+
+    def __init__(self, is_first: bool = False, bias: bool = False, **settings) -> None:
+        super().__init__()
+        if is_first:
+            self.homeostasis = LinearHomeostasis(0.02, 0.2, **settings)
+        self.net = nn.Sequential(*linear()[:2])
+        if not is_first:
+            self.homeostasis = LinearHomeostasis(0.02, 0.2, **settings)
+        self.homeostasis.attach(self.net)
+        if bias:
+            self.homeostasis.register_cell("bias", self.homeostasis.cells["1"], param="bias")
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.net(x)
+
+
+def copy_in_a_list(holder: Holder) -> Holder:
+    """Copies what a holder has, without the holder."""
+    twin = Holder.__new__(Holder)
+    nn.Module.__init__(twin)
+    twin.net, twin.homeostasis = copy.deepcopy([holder.net, holder.homeostasis])
+    return twin
+
+
+COPIERS = {
+    "deepcopy": copy.deepcopy,
+    "average": lambda holder: AveragedModel(holder).module,
+    "copy of a copy": lambda holder: copy.deepcopy(copy.deepcopy(holder)),
+    "list": copy_in_a_list,
+}
+
+
+@pytest.mark.parametrize("copier", COPIERS)
+@pytest.mark.parametrize("is_first", [False, True], ids=["model first", "homeostasis first"])
+@pytest.mark.parametrize("bias", [False, True], ids=["one unit", "two units"])
+def test_a_copied_holder_observes_and_changes_only_its_own_model(copier, is_first, bias):
+    holder = Holder(is_first, bias)
+    present(holder.net)
+    twin = COPIERS[copier](holder)
+    before, rates = snapshot(holder.net), holder.homeostasis.rates()
+    recount = Recount(twin.net[1])
+    twin.homeostasis.clear()
+    present(twin.net)
+    torch.testing.assert_close(twin.homeostasis.rates()["1"].double(), recount.rate)
+    twin.homeostasis.step()
+    assert not unchanged(twin.net, before)
+    assert unchanged(holder.net, before)
+    assert torch.equal(holder.homeostasis.rates()["1"], rates["1"])
+    assert hooks_of(twin.net) == hooks_of(holder.net) + 1
+    twin.homeostasis.remove()
+    assert hooks_of(twin.net) == 1  # of the recount
+    assert holder.homeostasis.cells["1"].connection.layer is holder.net[0]
+
+
+@pytest.mark.parametrize("rate", RATES)
+def test_a_copied_holder_goes_on_exactly_as_the_original(rate):
+    holder = Holder(rate=rate, bounds=ClampBounds(-0.1, 0.1), bias=True)
+    present(holder.net)
+    holder.homeostasis.step()
+    holder.homeostasis(target=0.7)  # stays pending
+    twin = copy.deepcopy(holder)
+    for each in (holder, twin):
+        torch.manual_seed(1)
+        present(each.net, batch=3)
+        each.homeostasis.step()
+    assert unchanged(twin.net, snapshot(holder.net))
+    state = holder.homeostasis.state_dict()
+    assert twin.homeostasis.state_dict().keys() == state.keys()
+    assert all(torch.equal(value, state[key]) for key, value in twin.homeostasis.state_dict().items())
+
+
+def test_settings_of_a_copied_holder_are_its_own():
+    holder = Holder(bias=True)
+    holder.homeostasis.units["1"].state.target = torch.full((8,), 0.3)
+    twin = copy.deepcopy(holder)
+    unit, other = twin.homeostasis.units["1"], twin.homeostasis.units["bias"]
+    assert unit.cell is other.cell
+    unit.state.target.fill_(0.5)
+    unit.state.plasticity, unit.slot.bounds = 1.0, ClampBounds(0.0)
+    original = holder.homeostasis.units["1"]
+    assert original.state.target.unique().tolist() == pytest.approx([0.3])
+    assert (original.state.plasticity, original.slot.bounds) == (0.02, None)
+
+
+def test_ties_of_the_original_are_not_copied():
+    holder = Holder()
+    optimizer = torch.optim.SGD(holder.parameters(), 0.1)
+    holder.homeostasis.follow(optimizer)
+    history = RateHistory(holder.homeostasis)
+    with holder.homeostasis.pause():
+        twin = copy.deepcopy(holder)
+    present(holder.net)
+    present(twin.net)
+    before = snapshot(twin.net)
+    twin.homeostasis.step()
+    assert not unchanged(twin.net, before)
+    assert len(history) == 0
+    after = snapshot(twin.net)
+    optimizer.step()
+    assert unchanged(twin.net, after)
+    assert len(history) == 1
+
+
+def test_a_copied_holder_is_freed_and_leaves_no_hook():
+    twin = copy.deepcopy(Holder())
+    net, reference = twin.net, weakref.ref(twin.homeostasis)
+    gc.disable()
+    try:
+        del twin.homeostasis
+        assert reference() is None
+    finally:
+        gc.enable()
+    assert hooks_of(net) == 0
+
+
+def test_an_average_of_the_holder_follows_the_regulated_parameters():
+    holder = Holder()
+    present(holder.net)  # the membranes, which are averaged too, have their shape then
+    average = AveragedModel(holder, avg_fn=lambda old, new, count: new)
+    for _ in range(3):
+        present(holder.net)
+        holder.homeostasis.step()
+        average.update_parameters(holder)
+    for mine, own in zip(average.module.net.parameters(), holder.net.parameters(), strict=True):
+        assert torch.equal(mine, own)
+    assert average.module.homeostasis.units["1"].rate.steps == 3
+
+
+@pytest.mark.parametrize(
+    "copier", [copy.deepcopy, copy.copy, pickle.dumps, lambda each: torch.save(each, io.BytesIO())]
+)
+def test_a_homeostasis_without_its_model_is_not_copied(copier):
+    with pytest.raises(HomeostasisError, match="Attach a new one to the other model"):
+        copier(Holder().homeostasis)
+
+
+def test_a_holder_is_not_pickled():
+    with pytest.raises(HomeostasisError, match="should not be pickled"):
+        torch.save(Holder(is_first=True), io.BytesIO())
+
+
+def test_a_cell_is_copied_along_with_its_model():
+    net = nn.Sequential(*linear()[:2])
+    cell = Cell(*net)
+    cell.updater.weight = (torch.full((8, 1), 0.1), None)
+    twin, its_cell = copy.deepcopy((net, cell))
+    present(twin)
+    assert its_cell.neuron.samples == 4
+    before = snapshot(net)
+    its_cell.updater()
+    torch.testing.assert_close(twin[0].weight, net[0].weight + 0.1)
+    assert unchanged(net, before)
+    assert cell.updater.weight.pending
 
 
 # --- modes -------------------------------------------------------------------------------------

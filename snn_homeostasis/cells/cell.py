@@ -1,8 +1,9 @@
 """A cell: one postsynaptic population and the parameters that drive it."""
 
+import copy
 import weakref
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Self
 
 from torch import Tensor, nn
 
@@ -60,11 +61,27 @@ class Cell:
         self.connection = connect_cell(layer, neuron, norm)
         if delay is not None:
             delay_channels(self.connection, delay)
-        self.neuron = hook = SpikeHook(neuron, self.connection.require_output)
-        self.updater = Updater(self.connection, lambda: hook.samples)  # `self` would make a cycle
-        self._listeners: list[SpikeListener] = []
+        self.neuron = SpikeHook(neuron, self.connection.require_output)
+        self.updater = Updater(self.connection)
+        self._join()
         self.neuron.open()
-        weakref.finalize(self, self.neuron.close).atexit = False
+
+    def _join(self) -> None:
+        """Joins hook and updater; nobody listens yet."""
+        hook = self.neuron
+        for slot in self.updater.slots.values():
+            slot.samples = lambda: hook.samples  # `self` would make a cycle
+        self._listeners: list[SpikeListener] = []
+        weakref.finalize(self, hook.close).atexit = False
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        """Copies the cell along with its layer and neuron; nobody listens to the copy."""
+        twin = memo[id(self)] = object.__new__(type(self))
+        twin.connection = copy.deepcopy(self.connection, memo)
+        twin.neuron = self.neuron.copied(twin.connection.require_output, memo)
+        twin.updater = copy.deepcopy(self.updater, memo)
+        twin._join()
+        return twin
 
     @property
     def training(self) -> bool:

@@ -22,7 +22,6 @@ class Unit:
         self.hook, self.connection = cell.neuron, cell.connection
         self.state = CellState(name, cell, settings)
         self.rate: RateEstimator = settings.rate()
-        self._pauses = 0
         self._warn()
 
     @property
@@ -56,6 +55,11 @@ class Unit:
         self.hook.forget()
         for slot in self.slots.values():
             slot.empty()
+
+    def listen(self) -> None:
+        """Starts the observation."""
+        self._pauses = 0
+        self.cell.listen(self.rate)
 
     def pause(self) -> None:
         """Stops the observation until `resume` is called as often."""

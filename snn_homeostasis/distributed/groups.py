@@ -3,7 +3,7 @@
 import sys
 import weakref
 from collections.abc import Collection, Iterable, Iterator
-from typing import Any
+from typing import Any, Self
 
 import torch.distributed as dist
 from torch import nn
@@ -48,6 +48,9 @@ class ProcessGroups:
         self._processes = Processes()
         self._group: Group = None
         self._sharded: list[weakref.ref[Any]] = []
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        return type(self)(self.process_group)  # the copied cells know their group, and tell
 
     def look_into(self, model: nn.Module) -> Group:
         """Looks for wrappers in a model. Returns the group that its cells belong to, or None."""

@@ -1,5 +1,6 @@
 """The forward hook on a neuron: it reads the spikes, hands them on, and changes nothing."""
 
+import copy
 from collections.abc import Callable
 from typing import Any, NoReturn, Protocol
 
@@ -253,13 +254,39 @@ class SpikeHook:
             self._handle.remove()
         self._handle = None
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> Callable[..., None]:
-        # a copied model must not count into the estimates of the original
-        return _observe_nothing
+    def copied(self, check: Callable[[torch.Size], None], memo: dict[int, Any]) -> "SpikeHook":
+        """Returns the hook of the copied neuron, without listeners."""
+        twin = object.__new__(SpikeHook)
+        vars(twin).update(vars(self), module=copy.deepcopy(self.module, memo), _check=check)
+        twin._listeners, twin._handle, twin._is_traced = (), None, False
+        twin._membrane, twin._node = self.membrane, None
+        left = memo.get(id(self))
+        if isinstance(left, _Unobserved) and left.handle is not None:
+            left.handle.remove()
+            twin.open()
+        memo[id(self)] = twin
+        return twin
 
-    def __reduce__(self) -> tuple[Callable[[], Any], tuple[()]]:
+    def __deepcopy__(self, memo: dict[int, Any]) -> "_Unobserved":
+        # a copied model must not count into the estimates of the original
+        twin = memo[id(self)] = _Unobserved()
+        twin.handle = copy.deepcopy(self._handle, memo)
+        return twin
+
+    def __reduce__(self) -> tuple[type[Any], tuple[()]]:
         # a pickled model leaves its observers behind
-        return _silent, ()
+        return _Unobserved, ()
+
+
+class _Unobserved:
+    """What a copied model carries in place of a hook, until a copied cell takes it off by its handle."""
+
+    handle: RemovableHandle | None = None
+
+    def __call__(self, *_: Any) -> None:
+        pass
+
+    __reduce__ = SpikeHook.__reduce__
 
 
 def _first(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -284,11 +311,3 @@ def _refuse_batched(spikes: Tensor) -> None:
 
 def _no_group(wrapper: DistributedDataParallel) -> None:
     """Finds no process group: the cell does not belong to a homeostasis yet."""
-
-
-def _observe_nothing(*_: Any) -> None:
-    """The hook that a copy of an observed model carries."""
-
-
-def _silent() -> Callable[..., None]:
-    return _observe_nothing

@@ -31,9 +31,9 @@ class Slot(TensorState):
     Args:
         reference: the parameter.
         limits: the range that the parameter never leaves, whatever the bounds.
-        samples: tells the number of samples that the cell observes; only several processes ask.
 
     Attributes:
+        samples: tells the number of samples that the cell observes; only several processes ask.
         residue: what rounding to half precision took from the last update; it goes into the next one.
         sharded: whether each process holds a piece of the parameter.
         shared: whether several processes train the parameter, and have to sum what they contribute.
@@ -45,14 +45,10 @@ class Slot(TensorState):
     counters = ("pending_samples", "pending_sum")
     codes: ClassVar = {"bounds": BOUNDS_CODE}
 
-    def __init__(
-        self,
-        reference: ParameterReference,
-        limits: tuple[float, float] | None = None,
-        samples: Callable[[], int] = lambda: 1,
-    ) -> None:
+    def __init__(self, reference: ParameterReference, limits: tuple[float, float] | None = None) -> None:
         super().__init__()
-        self.reference, self.limits, self.samples = reference, limits, samples
+        self.reference, self.limits = reference, limits
+        self.samples: Callable[[], int] = lambda: 1
         self.sharded = is_sharded(reference.leaf)
         self.shared = self.warned_stuck = False
         self.contributions: list[Contribution] = []

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from torch import Tensor
 
 from ..errors import HomeostasisError, RemovedCellError
@@ -35,11 +33,10 @@ class Updater:
 
     __slots__ = ("is_open", "slots")  # a misspelt slot is an error
 
-    def __init__(self, connection: Connection, samples: Callable[[], int]) -> None:
+    def __init__(self, connection: Connection) -> None:
         limits = connection.limits
         self.slots = {
-            kind: Slot(reference, limits.get(kind), samples)
-            for kind, reference in connection.references.items()
+            kind: Slot(reference, limits.get(kind)) for kind, reference in connection.references.items()
         }
         self.is_open = True
 
