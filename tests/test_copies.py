@@ -442,11 +442,11 @@ def test_a_holder_is_not_pickled():
 
 def test_a_cell_is_copied_along_with_its_model():
     net = nn.Sequential(*linear()[:2])
-    cell = Cell(*net)
+    cell = Cell(*net, sign=-1)
     cell.updater.weight = (torch.full((8, 1), 0.1), None)
     twin, its_cell = copy.deepcopy((net, cell))
     present(twin)
-    assert its_cell.neuron.samples == 4
+    assert (its_cell.neuron.samples, its_cell.sign) == (4, -1)
     before = snapshot(net)
     its_cell.updater()
     torch.testing.assert_close(twin[0].weight, net[0].weight + 0.1)

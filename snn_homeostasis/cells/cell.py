@@ -77,6 +77,7 @@ class Cell:
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         """Copies the cell along with its layer and neuron; nobody listens to the copy."""
         twin = memo[id(self)] = object.__new__(type(self))
+        vars(twin).update(vars(self))
         twin.connection = copy.deepcopy(self.connection, memo)
         twin.neuron = self.neuron.copied(twin.connection.require_output, memo)
         twin.updater = copy.deepcopy(self.updater, memo)
