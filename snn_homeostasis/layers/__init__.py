@@ -1,6 +1,7 @@
 """Layers: the receptive view of each kind, and the parameters behind it."""
 
-from .connections import ChannelConnection, Connection, DenseConnection, OneToOneConnection, connect, is_layer
+from .connection import Connection
+from .connections import ChannelConnection, DenseConnection, OneToOneConnection, connect, is_layer
 from .inner import connect_cell, inner_layers
 from .parameters import ParameterReference, refer
 from .sharded import full, is_distributed, is_sharded, local, mesh_group, replicate_as

@@ -1,0 +1,137 @@
+"""A connection: the parameters of a layer, and how data lies against them."""
+
+from abc import ABC, abstractmethod
+from functools import cached_property
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import ArgumentError, UnsupportedLayerError
+from .parameters import refer
+
+__all__ = ["Connection", "weight_of"]
+
+
+class Connection(ABC):
+    """The parameters of a layer, and the view of postsynaptic data that fits them.
+
+    A new kind defines `positions`, and ``names`` if its parameters have other names.
+
+    Args:
+        layer: the user's module; it is neither wrapped nor changed.
+        norm: a normalisation between the layer and the neuron. It cancels the bias of the layer,
+            so its own bias takes that role.
+        gates: how many times the rows of the weight repeat the channels of the neuron, 1 by default.
+
+    Attributes:
+        references: the parameters by kind: "weight", "bias", "delay".
+        limits: the range that a parameter never leaves, whatever its bounds, by kind.
+
+    >>> import torch
+    >>> connection = connect(torch.nn.Conv1d(2, 3, 5))
+    >>> connection.postsyn_receptive(torch.rand(4, 3, 7)).shape  # [B, F, 1, 1, L]
+    torch.Size([4, 3, 1, 1, 7])
+    """
+
+    names: ClassVar[dict[str, str]] = {"weight": "weight", "bias": "bias"}
+    gates = 1
+    dt = 1.0  # inferno's trainers read it: time is in steps here
+
+    def __init__(self, layer: nn.Module, norm: nn.Module | None = None, gates: int | None = None) -> None:
+        self.layer, self.norm = layer, norm
+        self.gates = gates or self.gates
+        owners = {kind: (layer, name) for kind, name in self.names.items()}
+        if norm is not None:
+            owners["bias"] = (norm, "bias")
+        references = {kind: refer(*owner) for kind, owner in owners.items()}
+        self.references = {kind: ref for kind, ref in references.items() if ref is not None}
+        self.limits: dict[str, tuple[float, float]] = {}
+        self._require_norm_fits()
+
+    @property
+    def weight(self) -> Tensor | None:
+        """The weight, None if the layer has none."""
+        return self._parameter("weight")
+
+    @property
+    def bias(self) -> Tensor | None:
+        """The bias, the norm's if there is one; None if there is neither."""
+        return self._parameter("bias")
+
+    @property
+    def delay(self) -> Tensor | None:
+        """The delay, None if the layer has none."""
+        return self._parameter("delay")
+
+    @cached_property
+    def features(self) -> int:
+        """Number of postsynaptic units (neurons or channels) with parameters of their own."""
+        return len(weight_of(self)) // self.gates
+
+    @abstractmethod
+    def positions(self, x: Tensor) -> Tensor:
+        """Reshapes data ``[B, *N]`` to ``[B, features, L]``; raises RuntimeError if it does not fit."""
+
+    def postsyn_receptive(self, x: Tensor) -> Tensor:
+        """Lays data of the shape of the neurons out against the weight.
+
+        Args:
+            x: ``[B, *N]``.
+
+        Returns:
+            ``[B, ..., L]``: ``...`` broadcasts with the weight, and L positions share one parameter.
+        """
+        rows = self.positions(x)
+        if self.gates > 1:
+            rows = rows.repeat(1, self.gates, 1)
+        return rows.reshape(*rows.shape[:2], *self._trailing, rows.shape[2]) if self._trailing else rows
+
+    def like_bias(self, k: Tensor) -> Tensor:
+        """Reduced receptive data (without B and L) in the shape of the bias."""
+        return k.reshape(-1)
+
+    def shaped_for(self, param: str, k: Tensor) -> Tensor:
+        """Reduced receptive data (without B and L) in the shape of a parameter by kind."""
+        if param == "weight" or (param == "delay" and self.references["delay"].tensor.ndim > 1):
+            return k
+        return self.like_bias(k)
+
+    def require_output(self, shape: torch.Size) -> None:
+        """Raises ArgumentError if spikes ``[B, *N]`` cannot come from this layer."""
+        try:
+            self.positions(torch.empty(shape, device="meta"))
+        except (RuntimeError, IndexError):
+            raise ArgumentError(
+                f"`neuron` should have the {self.features} features of {type(self.layer).__name__}, "
+                f"as [B, *N]. Found spikes of shape {list(shape)}. Pair the neuron with the "
+                "layer that drives it, and give the model a batch dimension."
+            ) from None
+
+    @cached_property
+    def _trailing(self) -> tuple[int, ...]:
+        weight = self.weight
+        return (1,) * (0 if weight is None else weight.ndim - 1)
+
+    def _parameter(self, kind: str) -> Tensor | None:
+        return self.references[kind].tensor if kind in self.references else None
+
+    def _require_norm_fits(self) -> None:
+        bias = self.bias
+        if self.norm is not None and bias is not None and bias.numel() != self.features * self.gates:
+            raise ArgumentError(
+                f"`norm` should have the {self.features} features of {type(self.layer).__name__}. "
+                f"Found {type(self.norm).__name__} with {bias.numel()}. Pair the neuron with the "
+                "norm itself: Cell(norm, neuron)."
+            )
+
+
+def weight_of(connection: Connection) -> Tensor:
+    """Returns the weight; raises UnsupportedLayerError if the layer has none."""
+    weight = connection.weight
+    if weight is None:
+        raise UnsupportedLayerError(
+            f"`layer` should have a weight. Found {type(connection.layer).__name__} without a "
+            "Parameter of that name. If it is a buffer, make it an nn.Parameter."
+        )
+    return weight
