@@ -130,7 +130,7 @@ def test_view_of_a_dense_layer_does_not_grow_with_its_inputs():
 def refusal(layer, *words):
     """Checks that the error names what was found and each of the words."""
     with pytest.raises(UnsupportedLayerError) as caught:
-        Cell(layer, snn.Leaky(beta=0.9))
+        LinearHomeostasis(0.1, 0.1).register_cell("cell", Cell(layer, snn.Leaky(beta=0.9)))
     for word in (type(layer).__name__, "Found", *words):
         assert word in str(caught.value)
 

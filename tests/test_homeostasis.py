@@ -16,7 +16,6 @@ import torch
 from nets import hooks_of, leaky, snapshot, unchanged
 from snntorch import utils
 from torch import nn
-from torch.nn.utils import prune
 
 from snn_homeostasis import (
     ArgumentError,
@@ -30,7 +29,6 @@ from snn_homeostasis import (
     NonFiniteError,
     NoSpikesError,
     RemovedCellError,
-    UnsupportedLayerError,
     WindowedRate,
     find_cells,
 )
@@ -345,15 +343,6 @@ def test_a_name_that_no_module_can_have_is_refused():
     cell = Cell(nn.Linear(6, 3), leaky())
     with pytest.raises(ArgumentError, match="no attribute of a module"):
         homeostasis.register_cell("forward", cell)
-
-
-def test_parameter_pruned_after_attach_is_noticed():
-    net, homeostasis = attached()
-    run(net)
-    prune.l1_unstructured(net[0], "weight", 0.5)
-    run(net)
-    with pytest.raises(UnsupportedLayerError, match="is no Parameter any more"):
-        homeostasis.step()
 
 
 @pytest.mark.parametrize(

@@ -1,12 +1,15 @@
 """Parameters as users keep them: their memory, class and attributes, and whether they can change."""
 
+import re
+
 import numpy as np
 import pytest
 import torch
 from nets import leaky
 from torch import nn
+from torch.nn.utils import parametrizations, parametrize, prune
 
-from snn_homeostasis import LinearHomeostasis, WaitingGraphError, find_cells
+from snn_homeostasis import Cell, LinearHomeostasis, UnsupportedLayerError, WaitingGraphError, find_cells
 from snn_homeostasis.updates import is_needed_by
 
 
@@ -130,3 +133,303 @@ def test_parameters_of_one_object_are_one_object_in_the_run():
     model.fc.register_forward_hook(lambda fc, *_: seen.append(fc.weight.twin is fc.bias))
     find_cells(model, torch.rand(4, 6))
     assert seen == [True]
+
+
+# --- parameters that cannot change --------------------------------------------------------------
+
+
+class Quantised(torch.Tensor):
+    """A weight of eight bits that looks like one of floats, in the way of torchao."""
+
+    @staticmethod
+    def __new__(cls, codes, scale):
+        return torch.Tensor._make_wrapper_subclass(cls, codes.shape, dtype=scale.dtype)
+
+    def __init__(self, codes, scale):
+        self.codes, self.scale = codes, scale
+
+    @classmethod
+    def of(cls, value):
+        scale = value.detach().abs().amax() / 127
+        return cls((value.detach() / scale).round().to(torch.int8), scale)
+
+    @classmethod
+    def __torch_dispatch__(cls, func, types, args=(), kwargs=None):
+        first = args[0]
+        if func in (torch.ops.aten.detach.default, torch.ops.aten.clone.default):
+            return cls(func(first.codes), func(first.scale))
+        if func is torch.ops.aten.slice.Tensor:
+            return cls(func(first.codes, *args[1:]), first.scale)
+        plain = [each.codes * each.scale if isinstance(each, cls) else each for each in args]
+        return func(*plain, **(kwargs or {}))  # a change in place is lost
+
+
+def parameter(value):
+    return nn.Parameter(value, requires_grad=value.requires_grad)
+
+
+@torch.inference_mode()
+def made_in_inference_mode(weight):
+    return nn.Parameter(weight.clone(), requires_grad=False)
+
+
+def overlapping(weight):
+    return torch.zeros(weight.numel()).as_strided(weight.shape, (1, 1))
+
+
+UNCHANGEABLE = {
+    "int8": (lambda weight: weight.to(torch.int8), "its type is torch.int8"),
+    "uint8": (lambda weight: weight.to(torch.uint8), "its type is torch.uint8"),
+    "bool": (lambda weight: weight > 0, "its type is torch.bool"),
+    "complex": (lambda weight: weight.to(torch.complex64), "its type is torch.complex64"),
+    "float8": (lambda weight: weight.to(torch.float8_e4m3fn), "does not take additions"),
+    "meta": (lambda weight: weight.to("meta"), "on the meta device"),
+    "sparse": (lambda weight: weight.to_sparse(), "is sparse"),
+    "csr": (lambda weight: weight.to_sparse_csr(), "is sparse"),
+    "expanded": (lambda weight: weight[:1].expand(weight.shape), "share one memory"),
+    "overlapping": (overlapping, "share one memory"),
+    "inference": (made_in_inference_mode, "inference mode"),
+    "subclass": (Quantised.of, "does not take additions (Quantised"),
+}
+
+every = pytest.mark.parametrize("kind", UNCHANGEABLE)
+
+
+def with_unchangeable(kind):
+    """A net of which the last two layers cannot change."""
+    make, reason = UNCHANGEABLE[kind]
+    model = nn.Sequential(*net(), nn.Linear(3, 5), leaky())
+    for layer in (model[2], model[4]):
+        layer.weight = parameter(make(layer.weight.detach()))
+    return model, reason
+
+
+@pytest.mark.filterwarnings("ignore:.*is in beta state:UserWarning")
+@every
+@pytest.mark.parametrize("named", [False, True], ids=["found", "named"])
+def test_unchangeable_parameters_are_refused_at_attach_all_at_once(kind, named):
+    model, reason = with_unchangeable(kind)
+    homeostasis = LinearHomeostasis(0.1, 0.2)
+    pairs = {"1": "0", "3": "2", "5": "4"} if named else None
+    with pytest.raises(UnsupportedLayerError, match=re.escape(reason)) as caught:
+        homeostasis.attach(model, pairs=pairs)
+    assert "`2.weight`" in str(caught.value)
+    assert "`4.weight`" in str(caught.value)
+    assert "`0.weight`" not in str(caught.value)
+    assert not homeostasis.cells
+
+
+@pytest.mark.filterwarnings("ignore:.*is in beta state:UserWarning")
+@every
+def test_unchangeable_parameters_are_refused_cell_by_cell(kind):
+    model, reason = with_unchangeable(kind)
+    homeostasis, cell = LinearHomeostasis(0.1, 0.2), Cell(*model[2:4])
+    with pytest.raises(UnsupportedLayerError, match=re.escape(reason)):
+        homeostasis.register_cell("cell", cell)
+    with pytest.raises(UnsupportedLayerError, match=re.escape(reason)):
+        cell.updater.weight = torch.ones(()), None
+    assert not homeostasis.cells
+
+
+@pytest.mark.filterwarnings("ignore:.*is in beta state:UserWarning")
+@every
+def test_a_parameter_that_becomes_unchangeable_moves_nothing(kind):
+    model, (make, reason) = net(), UNCHANGEABLE[kind]
+    homeostasis = LinearHomeostasis(0.1, 0.2).attach(model)
+    with torch.no_grad():
+        model(torch.rand(4, 6))
+    model[2].weight = parameter(make(model[2].weight.detach()))
+    before = model[0].weight.detach().clone()
+    for _ in range(2):
+        with pytest.raises(UnsupportedLayerError, match=re.escape(reason)):
+            homeostasis.step()
+    assert torch.equal(model[0].weight, before)
+
+
+CHANGEABLE = {
+    "transposed": lambda weight: nn.Parameter(weight.T.contiguous().T),
+    "a row in between": lambda weight: nn.Parameter(weight.repeat(2, 1)[::2]),
+    "subclass": Scaled,
+    "half": lambda weight: nn.Parameter(weight.half()),
+    "empty": lambda weight: nn.Parameter(weight[:, :0]),
+}
+
+
+@pytest.mark.parametrize("kind", CHANGEABLE)
+def test_unusual_parameters_that_can_change_are_taken(kind):
+    layer, neuron = nn.Linear(8, 3), leaky()
+    layer.weight = CHANGEABLE[kind](layer.weight.detach())
+    homeostasis = LinearHomeostasis(0.5, 0.2)
+    homeostasis.register_cell("cell", Cell(layer, neuron))
+    before = layer.weight.detach().clone()
+    neuron(torch.zeros(4, 3))
+    homeostasis.step()
+    torch.testing.assert_close(layer.weight.detach(), before + 0.5)
+
+
+# --- only the regulated parameter has to be changeable ------------------------------------------
+
+
+def legacy_weight_norm(layer):
+    with pytest.warns(FutureWarning, match="weight_norm"):
+        return nn.utils.weight_norm(layer)
+
+
+def frozen_int8(layer):
+    layer.weight = nn.Parameter(layer.weight.detach().to(torch.int8), requires_grad=False)
+    return layer
+
+
+def replaced(make):
+    def change(layer):
+        layer.weight = parameter(make(layer.weight.detach()))
+        return layer
+
+    return change
+
+
+WEIGHTS = {
+    "spectral_norm": parametrizations.spectral_norm,
+    "orthogonal": parametrizations.orthogonal,
+    "legacy spectral_norm": nn.utils.spectral_norm,
+    "legacy weight_norm": legacy_weight_norm,
+    "pruned": lambda layer: prune.l1_unstructured(layer, "weight", 0.5),
+    "frozen": lambda layer: layer.weight.requires_grad_(False),
+    **{kind: replaced(make) for kind, (make, _) in UNCHANGEABLE.items()},
+}
+
+
+@pytest.mark.filterwarnings("ignore:.*is in beta state:UserWarning")
+@pytest.mark.parametrize("name", WEIGHTS)
+def test_a_bias_is_regulated_whatever_its_weight(name):
+    layer, neuron = nn.Linear(6, 6), leaky()
+    WEIGHTS[name](layer)
+    before = {key: value.detach().clone() for key, value in layer.state_dict().items()}
+    for make in ("attach", "register"):
+        homeostasis = LinearHomeostasis(0.25, 0.5, "bias")
+        if make == "attach":
+            homeostasis.attach(nn.Sequential(layer, neuron))
+        else:
+            homeostasis.register_cell("1", Cell(layer, neuron))
+        neuron(torch.zeros(4, 6))
+        homeostasis.step()
+        homeostasis.remove()
+    torch.testing.assert_close(layer.bias.detach(), before.pop("bias") + 0.5)
+    plain = {key: value for key, value in before.items() if value.device == layer.bias.device}
+    for key, value in plain.items():
+        assert torch.equal(layer.state_dict()[key].to_dense(), value.to_dense())
+
+
+# --- parametrizations and pruning that come and go ----------------------------------------------
+
+
+def watched(param="weight", prepare=lambda layer: None):
+    """A regulated layer with spikes observed, all of them silent."""
+    layer, neuron = nn.Linear(6, 6), leaky()
+    prepare(layer)
+    homeostasis = LinearHomeostasis(0.25, 0.5, param).attach(nn.Sequential(layer, neuron))
+    with torch.no_grad():
+        neuron(torch.zeros(4, 6))
+    return layer, homeostasis
+
+
+def keep(layer):
+    """Gives a layer another Parameter of the same values."""
+    layer.weight = nn.Parameter(layer.weight.detach().clone())
+
+
+COME = {
+    "weight_norm": parametrizations.weight_norm,
+    "pruning": lambda layer: prune.l1_unstructured(layer, "weight", 0.5),
+    "a second pruning": lambda layer: [prune.random_unstructured(layer, "weight", 0.3) for _ in range(2)],
+    "another Parameter": keep,
+    "nothing": lambda layer: None,
+}
+GO = {
+    "weight_norm": lambda layer: parametrize.remove_parametrizations(layer, "weight"),
+    "pruning": lambda layer: prune.remove(layer, "weight"),
+    "a second pruning": lambda layer: prune.remove(layer, "weight"),
+}
+
+
+@pytest.mark.parametrize("name", COME)
+def test_what_comes_after_attach_is_regulated(name):
+    layer, homeostasis = watched()
+    COME[name](layer)
+    before = layer.weight.detach().clone()
+    homeostasis.step()
+    layer(torch.zeros(1, 6))  # a pruned layer computes its weight
+    mask = getattr(layer, "weight_mask", torch.ones(6, 6))
+    torch.testing.assert_close(layer.weight.detach(), before + 0.25 * mask)
+
+
+@pytest.mark.parametrize("name", GO)
+@pytest.mark.parametrize("stepped", [False, True], ids=["at once", "after a step"])
+def test_what_goes_after_attach_leaves_a_regulated_parameter(name, stepped):
+    layer, homeostasis = watched(prepare=COME[name])
+    if stepped:
+        homeostasis.step()
+        layer(torch.zeros(1, 6))
+    GO[name](layer)
+    before = layer.weight.detach().clone()
+    homeostasis.step()
+    assert type(layer.weight) is nn.Parameter
+    torch.testing.assert_close(layer.weight.detach(), before + 0.25)
+
+
+LOSING = {
+    "spectral_norm": (parametrizations.spectral_norm, r"does not keep a value .*_SpectralNorm"),
+    "a second parametrization": (
+        lambda layer: parametrizations.spectral_norm(parametrizations.weight_norm(layer)),
+        r"does not keep a value .*_WeightNorm, _SpectralNorm",
+    ),
+    "legacy spectral_norm": (nn.utils.spectral_norm, "recomputed at each forward"),
+    "legacy weight_norm": (legacy_weight_norm, "recomputed at each forward"),
+    "a tensor": (
+        lambda layer: layer._parameters.pop("weight") is vars(layer).update(weight=torch.ones(6, 6)),
+        "is no Parameter any more",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", LOSING)
+def test_what_would_lose_the_changes_is_refused_at_the_next_step(name):
+    layer, homeostasis = watched()
+    add, words = LOSING[name]
+    add(layer)
+    before = {key: value.clone() for key, value in layer.state_dict().items()}
+    for _ in range(2):
+        with pytest.raises(UnsupportedLayerError, match=words):
+            homeostasis.step()
+    assert all(torch.equal(value, before[key]) for key, value in layer.state_dict().items())
+
+
+def test_a_parametrization_that_loses_changes_may_go_before_the_step():
+    layer, homeostasis = watched()
+    parametrizations.spectral_norm(layer)
+    with pytest.raises(UnsupportedLayerError):
+        homeostasis.step()
+    parametrize.remove_parametrizations(layer, "weight")
+    before = layer.weight.detach().clone()
+    homeostasis.step()
+    torch.testing.assert_close(layer.weight.detach(), before + 0.25)
+
+
+def test_a_bias_that_goes_is_refused_at_the_next_step():
+    layer, homeostasis = watched("bias")
+    layer.bias = None
+    with pytest.raises(UnsupportedLayerError, match="is no Parameter any more"):
+        homeostasis.step()
+
+
+def test_another_param_that_cannot_change_is_refused_when_it_is_set():
+    layer, homeostasis = watched("bias", parametrizations.spectral_norm)
+    state = homeostasis.units["1"].state
+    with pytest.raises(UnsupportedLayerError, match="does not keep a value"):
+        state.param = "weight"
+    assert state.param == "bias"
+    parametrize.remove_parametrizations(layer, "weight")
+    state.param = "weight"
+    before = layer.weight.detach().clone()
+    homeostasis.step()
+    torch.testing.assert_close(layer.weight.detach(), before + 0.25)

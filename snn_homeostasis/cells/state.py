@@ -35,6 +35,7 @@ class CellState(TensorState):
 
     Raises:
         ArgumentError: for a value that cannot work, whenever it is set.
+        UnsupportedLayerError: for a param that cannot change.
     """
 
     state = ("target_tensor",)
@@ -119,3 +120,4 @@ def _require_param(name: str, cell: Cell, param: str) -> None:
             f"`param` should be a parameter of the layer of cell {name!r}. Found `param = {param!r}`, and "
             f"{type(owner).__name__} has no such Parameter. {remedy}"
         )
+    cell.updater.slots[param].require_changeable()

@@ -9,7 +9,7 @@ from torch import nn
 from ..cells import Cell
 from ..errors import HomeostasisError, require, warn
 from .finding import FoundCell
-from .links import quoted
+from .links import join, quoted
 
 __all__ = ["build_cells", "warn_about"]
 
@@ -20,13 +20,15 @@ def build_cells(model: nn.Module, found: Sequence[FoundCell], param: str, frozen
     """Builds the cells whose layer has the parameter, for the frozen neurons also one without gradient."""
     offering: list[tuple[FoundCell, Cell]] = []
     left_out: list[str] = []
-    for each, cell in _build(model, found if param == "bias" else _once_per_layer(found)):
+    built = _build(model, found if param == "bias" else _once_per_layer(found))
+    for each, cell in built:
         reference = cell.connection.references.get(param)
         if reference is not None and (each.neuron in frozen or reference.leaf.requires_grad):
             offering.append((each, cell))
         elif not _is_inside(each):
             left_out.append(each.layer)
     lacking = {each.neuron for each in found} - {each.neuron for each, _ in offering}
+    _require_changeable([*offering, *(each for each in built if each[0].neuron in lacking)], param)
     require(
         not lacking,
         "param",
@@ -65,10 +67,27 @@ def _build(model: nn.Module, found: Sequence[FoundCell]) -> Built:
             built.append((each, each.build(model)))
         except HomeostasisError as error:
             errors.append(error)
+    _raise_all(errors)
+    return built
+
+
+def _require_changeable(built: Built, param: str) -> None:
+    errors: list[HomeostasisError] = []
+    for each, cell in built:
+        slot = cell.updater.slots.get(param)
+        owner = each.layer if each.norm is None or param != "bias" else each.norm
+        try:
+            if slot is not None:
+                slot.require_changeable(f"`{join(owner, slot.reference.name)}`")
+        except HomeostasisError as error:
+            errors.append(error)
+    _raise_all(errors)
+
+
+def _raise_all(errors: Sequence[HomeostasisError]) -> None:
     if errors:
         kind = type(errors[0]) if len(set(map(type, errors))) == 1 else HomeostasisError
         raise kind("\n".join(dict.fromkeys(map(str, errors))))
-    return built
 
 
 def _once_per_layer(found: Sequence[FoundCell]) -> list[FoundCell]:

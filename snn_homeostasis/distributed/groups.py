@@ -113,7 +113,7 @@ def _group_in(model: nn.Module) -> Any:
 
 
 def _group_of_shards(connection: Connection) -> Any:
-    params = (reference.tensor for reference in connection.references.values())
+    params = (reference.leaf for reference in connection.references.values())
     return next((mesh_group(param) for param in params if is_sharded(param)), None)
 
 

@@ -160,7 +160,7 @@ def _can_fail_alone(slot: Slot) -> bool:
     """Whether the change of a slot may fail in one process: the others compute the same otherwise."""
     is_own_code = slot.bounds is not None and not is_built_in(slot.bounds)
     # bounds, and rounding to half precision, look at the piece of a parameter that a process holds
-    looks = slot.bounds is not None or slot.reference.leaf.dtype in HALVES or not slot.reference.is_plain
+    looks = slot.bounds is not None or slot.reference.leaf.dtype in HALVES or slot.reference.plain is None
     return is_own_code or (slot.sharded and looks)
 
 

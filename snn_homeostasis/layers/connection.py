@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from ..errors import ArgumentError, UnsupportedLayerError
 from .parameters import refer
 
-__all__ = ["Connection", "weight_of"]
+__all__ = ["Connection", "weight_shape"]
 
 
 class Connection(ABC):
@@ -67,7 +67,7 @@ class Connection(ABC):
     @cached_property
     def features(self) -> int:
         """Number of postsynaptic units (neurons or channels) with parameters of their own."""
-        return len(weight_of(self)) // self.gates
+        return weight_shape(self)[0] // self.gates
 
     @abstractmethod
     def positions(self, x: Tensor) -> Tensor:
@@ -93,7 +93,7 @@ class Connection(ABC):
 
     def shaped_for(self, param: str, k: Tensor) -> Tensor:
         """Reduced receptive data (without B and L) in the shape of a parameter by kind."""
-        if param == "weight" or (param == "delay" and self.references["delay"].tensor.ndim > 1):
+        if param == "weight" or (param == "delay" and len(self.references["delay"].shape) > 1):
             return k
         return self.like_bias(k)
 
@@ -110,28 +110,28 @@ class Connection(ABC):
 
     @cached_property
     def _trailing(self) -> tuple[int, ...]:
-        weight = self.weight
-        return (1,) * (0 if weight is None else weight.ndim - 1)
+        return (1,) * (len(weight_shape(self)) - 1 if "weight" in self.references else 0)
 
     def _parameter(self, kind: str) -> Tensor | None:
         return self.references[kind].tensor if kind in self.references else None
 
     def _require_norm_fits(self) -> None:
-        bias = self.bias
-        if self.norm is not None and bias is not None and bias.numel() != self.features * self.gates:
+        bias = self.references.get("bias")
+        if self.norm is None or bias is None:
+            return
+        if (found := bias.shape.numel()) != self.features * self.gates:
             raise ArgumentError(
                 f"`norm` should have the {self.features} features of {type(self.layer).__name__}. "
-                f"Found {type(self.norm).__name__} with {bias.numel()}. Pair the neuron with the "
+                f"Found {type(self.norm).__name__} with {found}. Pair the neuron with the "
                 "norm itself: Cell(norm, neuron)."
             )
 
 
-def weight_of(connection: Connection) -> Tensor:
-    """Returns the weight; raises UnsupportedLayerError if the layer has none."""
-    weight = connection.weight
-    if weight is None:
+def weight_shape(connection: Connection) -> torch.Size:
+    """Returns the shape of the weight; raises UnsupportedLayerError if the layer has none."""
+    if "weight" not in connection.references:
         raise UnsupportedLayerError(
             f"`layer` should have a weight. Found {type(connection.layer).__name__} without a "
             "Parameter of that name. If it is a buffer, make it an nn.Parameter."
         )
-    return weight
+    return connection.references["weight"].shape

@@ -16,7 +16,7 @@ from snntorch._neurons import rleaky, rsynaptic  # their RecurrentOneToOne has n
 from torch import Tensor, nn
 
 from ..errors import UnsupportedLayerError
-from .connection import Connection, weight_of
+from .connection import Connection, weight_shape
 
 __all__ = ["ChannelConnection", "Connection", "DenseConnection", "OneToOneConnection", "connect", "is_layer"]
 
@@ -74,18 +74,18 @@ class OneToOneConnection(Connection):
 
     @cached_property
     def features(self) -> int:
-        return weight_of(self).numel()
+        return weight_shape(self).numel()
 
     def positions(self, x: Tensor) -> Tensor:
         rows, shared = self._split(x)
         return x.permute(0, *rows, *shared).reshape(len(x), self.features, -1)
 
     def postsyn_receptive(self, x: Tensor) -> Tensor:
-        return self.positions(x).reshape(len(x), *weight_of(self).shape, -1)
+        return self.positions(x).reshape(len(x), *weight_shape(self), -1)
 
     def _split(self, x: Tensor) -> tuple[list[int], list[int]]:
-        weight, neurons = weight_of(self), x.shape[1:]
-        padded = (1,) * (len(neurons) - weight.ndim) + tuple(weight.shape)
+        weight, neurons = weight_shape(self), x.shape[1:]
+        padded = (1,) * (len(neurons) - len(weight)) + weight
         sizes = zip(padded, neurons, strict=False)
         if len(padded) != len(neurons) or any(size not in (1, wanted) for size, wanted in sizes):
             raise RuntimeError("weight does not broadcast to the neurons")

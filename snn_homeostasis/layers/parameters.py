@@ -1,138 +1,132 @@
-"""References to parameters: found again by module and name, changed in place."""
+"""References to parameters: found again by module and name at each use, changed in place."""
 
-import copy
-from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar, NoReturn
+from typing import NoReturn
 
-import torch
-from torch import Tensor, nn
+from torch import Size, Tensor, nn
 from torch.nn.utils import parametrize
 
 from ..errors import UnsupportedLayerError
+from .changeable import Problem, computed_shape, problem_of_parametrization, problem_of_tensor
 
 __all__ = ["ParameterReference", "refer"]
 
+LEGACY = Problem(
+    "is recomputed at each forward by a legacy weight_norm or spectral_norm",
+    "Use torch.nn.utils.parametrizations.weight_norm instead.",
+)
+GONE = Problem("is no Parameter any more since it was registered", "Attach again.")
+
 
 @dataclass(frozen=True)
-class ParameterReference(ABC):
+class ParameterReference:
     """One parameter of one module, looked up at each use.
 
-    A checkpoint that is loaded with ``assign=True`` replaces Parameter objects. So the reference
-    holds the place of the parameter, not the object.
+    A checkpoint that is loaded with ``assign=True`` replaces Parameter objects; pruning and
+    parametrizations come and go. So the reference holds the place of the parameter, not the object.
     """
-
-    is_plain: ClassVar[bool]
-    """Whether the value is a Parameter that can change in place."""
 
     module: nn.Module
     name: str
 
     @property
-    def tensor(self) -> Tensor:
-        """The value that the layer computes with."""
-        value: Tensor = getattr(self.module, self.name)
+    def plain(self) -> nn.Parameter | None:
+        """The Parameter that changes in place; None if the module computes the value from others."""
+        # `_parameters`: an attribute takes longer to read, and a parametrization would compute it
+        held = self.module._parameters
+        value = held.get(self.name)
+        if value is None and isinstance(getattr(self.module, f"{self.name}_mask", None), Tensor):
+            return held.get(f"{self.name}_orig")  # pruned: the mask keeps its zeros
         return value
 
     @property
-    @abstractmethod
     def leaf(self) -> Tensor:
         """The Parameter behind the value; tied parameters share it."""
+        value: Tensor | None = self.plain
+        if value is None and (steps := self._parametrization) is not None:
+            value = next(steps.parameters(), None)
+        return self.tensor if value is None else value
 
-    @abstractmethod
+    @property
+    def tensor(self) -> Tensor:
+        """The value that the layer computes with, or, of a pruned layer, its Parameter."""
+        value = self.plain
+        if value is None:
+            value = getattr(self.module, self.name, None)
+        if not isinstance(value, Tensor):
+            self._refuse(GONE)
+        return value
+
+    @property
+    def shape(self) -> Size:
+        """The shape of the value; a parametrization computes it on a copy."""
+        steps = self._parametrization
+        return self.tensor.shape if steps is None else computed_shape(steps)
+
+    @property
+    def form(self) -> object:
+        """Another object whenever the Parameter is another one, or is parametrized in another way."""
+        if (value := self.plain) is not None:
+            return value
+        return self if (steps := self._parametrization) is None else steps[-1]
+
     def write(self, value: Tensor) -> None:
         """Gives the layer a new value; the Parameters stay the same objects."""
+        if (held := self.plain) is not None:
+            held.copy_(value)
+        else:
+            setattr(self.module, self.name, value)
+
+    def require_changeable(self, owner: str = "") -> None:
+        """Raises UnsupportedLayerError if a change of the value is impossible, or would be lost.
+
+        Args:
+            owner: what the message calls the parameter, by default its name and the class of the layer.
+        """
+        if (value := self.plain) is not None:
+            problem = problem_of_tensor(value)
+        elif (steps := self._parametrization) is not None:
+            problem = problem_of_parametrization(steps)
+        else:
+            problem = LEGACY if self._is_legacy else GONE
+        if problem is not None:
+            self._refuse(problem, owner)
+
+    @property
+    def exists(self) -> bool:
+        """Whether the module has such a parameter, changeable or not."""
+        return self.plain is not None or self._parametrization is not None or self._is_legacy
+
+    @property
+    def _parametrization(self) -> parametrize.ParametrizationList | None:
+        if not parametrize.is_parametrized(self.module, self.name):
+            return None
+        steps = self.module.get_submodule(f"parametrizations.{self.name}")
+        assert isinstance(steps, parametrize.ParametrizationList)
+        return steps
+
+    @property
+    def _is_legacy(self) -> bool:
+        behind = (getattr(self.module, f"{self.name}_{suffix}", None) for suffix in ("g", "orig"))
+        return any(isinstance(each, nn.Parameter) for each in behind)
+
+    def _refuse(self, problem: Problem, owner: str = "") -> NoReturn:
+        raise UnsupportedLayerError(
+            f"`{self.name}` should be a parameter that can be changed in place. "
+            f"Found {owner or self}, which {problem.found}. {problem.remedy}"
+        )
 
     def __str__(self) -> str:
         return f"`{self.name}` of {type(self.module).__name__}"
-
-
-class PlainReference(ParameterReference):
-    """An ordinary Parameter."""
-
-    @property
-    def tensor(self) -> Tensor:
-        value = getattr(self.module, self.name, None)
-        if not isinstance(value, nn.Parameter):
-            remedy = "Prune or reparametrise before you attach, or attach again."
-            _refuse(self.module, self.name, "is no Parameter any more since it was registered", remedy)
-        return value
-
-    leaf = tensor
-    is_plain = True
-
-    def write(self, value: Tensor) -> None:
-        self.tensor.copy_(value)
-
-
-class ParametrizedReference(ParameterReference):
-    """A value computed by `torch.nn.utils.parametrize`, written through its setter."""
-
-    @property
-    def leaf(self) -> Tensor:
-        return next(_parametrization(self.module, self.name).parameters())
-
-    is_plain = False
-
-    def write(self, value: Tensor) -> None:
-        setattr(self.module, self.name, value)
 
 
 def refer(module: nn.Module, name: str) -> ParameterReference | None:
     """Returns the reference to parameter ``name`` of ``module``; None if there is no such parameter.
 
     Raises:
-        UnsupportedLayerError: if a change of the parameter is impossible or would be lost: it has no
-            values yet, is expanded, or is recomputed at each forward.
+        UnsupportedLayerError: if the parameter has no shape yet.
     """
-    if parametrize.is_parametrized(module, name):
-        return _refer_parametrized(module, name)
-    if isinstance(getattr(module, f"{name}_mask", None), Tensor):  # pruned: the mask keeps its zeros
-        return PlainReference(module, f"{name}_orig")
-    value = getattr(module, name, None)
-    if isinstance(value, nn.Parameter):
-        _require_writable(module, name, value)
-        return PlainReference(module, name)
-    if any(isinstance(getattr(module, f"{name}_{suffix}", None), nn.Parameter) for suffix in ("g", "orig")):
-        found = "is recomputed at each forward by a legacy weight_norm or spectral_norm"
-        _refuse(module, name, found, "Use torch.nn.utils.parametrizations.weight_norm instead.")
-    return None
-
-
-def _parametrization(module: nn.Module, name: str) -> parametrize.ParametrizationList:
-    found = module.get_submodule(f"parametrizations.{name}")
-    assert isinstance(found, parametrize.ParametrizationList)
-    return found
-
-
-def _refer_parametrized(module: nn.Module, name: str) -> ParametrizedReference:
-    # a copy, because a power iteration would change the buffers of the module
-    trial = copy.deepcopy(_parametrization(module, name))
-    value = trial().detach()
-    slope = torch.linspace(-1.0, 1.0, value.numel(), device=value.device, dtype=value.dtype)
-    wanted = slope.view_as(value) - value  # with other signs and without symmetry
-    try:
-        trial.right_inverse(wanted)
-        lost = not torch.allclose(trial(), wanted, rtol=1e-2, atol=1e-6)
-    except (RuntimeError, NotImplementedError, ValueError):
-        lost = True
-    if lost:
-        kinds = ", ".join(type(step).__name__ for step in trial)
-        remedy = "Remove the parametrization, or regulate another parameter."
-        _refuse(module, name, f"does not keep a value written to it ({kinds})", remedy)
-    return ParametrizedReference(module, name)
-
-
-def _require_writable(module: nn.Module, name: str, value: nn.Parameter) -> None:
-    if isinstance(value, nn.parameter.UninitializedParameter):
-        _refuse(module, name, "has no values yet", "Run the model once before you attach.")
-    if any(stride == 0 and size > 1 for stride, size in zip(value.stride(), value.shape, strict=True)):
-        found = "is expanded: several entries share one memory"
-        _refuse(module, name, found, "Replace it with `nn.Parameter(value.clone())`.")
-
-
-def _refuse(module: nn.Module, name: str, found: str, remedy: str) -> NoReturn:
-    raise UnsupportedLayerError(
-        f"`{name}` should be a parameter that can be changed in place. "
-        f"Found `{name}` of {type(module).__name__}, which {found}. {remedy}"
-    )
+    reference = ParameterReference(module, name)
+    if isinstance(reference.plain, nn.parameter.UninitializedParameter):
+        reference.require_changeable()
+    return reference if reference.exists else None

@@ -66,12 +66,14 @@ def changes_of(slots: Iterable[Slot], tied: Iterable[Slot] = ()) -> list[Change]
         tied: others, which have a say in the bounds of a parameter that they share.
 
     Raises:
+        UnsupportedLayerError: if a parameter has become one that cannot change.
         ArgumentError: if tied layers have different bounds, or a part or a delta has a wrong shape.
         HomeostasisError: if a parameter was sharded or gathered since its registration.
     """
     groups: dict[int, tuple[Tensor, dict[Slot, None], list[Slot]]] = {}
     for slot in slots:
         if slot.contributions:
+            slot.require_changeable()
             leaf = slot.reference.leaf
             groups.setdefault(id(leaf), (leaf, {}, []))[1][slot] = None
     for slot in tied:
@@ -127,7 +129,7 @@ def _change_of(leaf: Tensor, slots: Sequence[Slot], tied: Sequence[Slot]) -> Cha
         _require_same_sharding(slots, is_sharded(leaf))
         pos, neg = replicate_as(pos, leaf), None if neg is None else replicate_as(neg, leaf)
     is_stuck = slot.limits is not None and not slot.warned_stuck and _is_stuck(leaf, pos, neg, *slot.limits)
-    if leaf.dtype in HALVES or not slot.reference.is_plain:
+    if leaf.dtype in HALVES or slot.reference.plain is None:
         outcome, operations, residue = _replacement(slots, tied, bounds, pos, neg)
     else:
         (outcome, operations), residue = _operations(slot, bounds, leaf, pos, neg), None

@@ -1,5 +1,6 @@
 """A slot: what is to be added to one parameter, until an update applies it once."""
 
+import weakref
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, ClassVar, NamedTuple
 
@@ -53,6 +54,7 @@ class Slot(TensorState):
         self.shared = self.warned_stuck = False
         self.contributions: list[Contribution] = []
         self.residue: Tensor | None = None
+        self._checked_form: Callable[[], object] = lambda: None
         self.bounds: UpdateBounds | None = None
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -91,11 +93,23 @@ class Slot(TensorState):
     def neg(self, neg: Tensor | None) -> None:
         self._replace_last(neg=neg)
 
+    def require_changeable(self, owner: str = "") -> None:
+        """Raises UnsupportedLayerError if the parameter cannot change; looks only if it is another one.
+
+        Args:
+            owner: what the message calls the parameter.
+        """
+        form = self.reference.form
+        if form is not self._checked_form():
+            self.reference.require_changeable(owner)
+            self._checked_form = weakref.ref(form)  # weak: a parameter that was replaced may go
+
     def add(self, pos: Tensor | None, neg: Tensor | None) -> None:
         """Adds a part that raises the parameter and one that lowers it; the sign of ``neg`` is dropped.
 
         Raises:
             ArgumentError: if a part does not broadcast with the parameter.
+            UnsupportedLayerError: if the parameter cannot change.
         """
         if pos is not None or neg is not None:
             self.contributions.append(self.checked(pos, neg, self.samples()))
@@ -104,6 +118,7 @@ class Slot(TensorState):
         self, pos: Tensor | None, neg: Tensor | None, samples: int, summed: bool = False
     ) -> Contribution:
         """Checks two parts as `add` does, and copies them, so that they can wait."""
+        self.require_changeable()
         param = self.reference.tensor
         exact = torch.promote_types(param.dtype, torch.float32)
         up, down = (self._fitted(*part, param, exact) for part in ((pos, "pos"), (neg, "neg")))
