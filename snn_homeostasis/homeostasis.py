@@ -98,6 +98,7 @@ class Homeostasis(Reports, Rule, CopiedAlong, nn.Module):
         Raises:
             ArgumentError: if the name, or the cell with this param, is registered already;
                 if the layer lacks the param; or for a value that cannot work.
+            UnsupportedLayerError: if the param cannot change in place.
         """
         settings = self.defaults.override(overrides)
         require_new(self._units, name, cell, settings.param)
@@ -140,6 +141,7 @@ class Homeostasis(Reports, Rule, CopiedAlong, nn.Module):
         Raises:
             UnpairedNeuronError: naming every neuron whose layer cannot be known.
             ArgumentError: naming every neuron whose layers lack the param.
+            UnsupportedLayerError: naming every layer whose param cannot change in place.
         """
         require_model(model)
         settings = self.defaults.override(overrides)
