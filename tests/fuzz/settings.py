@@ -86,6 +86,7 @@ REDUCTIONS = [
     Pair("norm", lambda part, dim: part.square().sum(dim).sqrt(), lambda ks: math.hypot(*ks)),
     Pair("largest", lambda part, dim: part.abs().amax(dim), lambda ks: max(map(abs, ks))),
 ]
+SAVED_REDUCTIONS = ("default", "mean", "sum")
 
 
 def half(param: Any, pos: Any, neg: Any) -> Any:
@@ -127,7 +128,7 @@ def bounds(draw: Random, kind: str) -> Pair:
 
 
 def plasticity(draw: Random) -> float:
-    return draw.choice([0.04, 0.01, -0.03])
+    return draw.choice([0.04, 0.03, 0.01])
 
 
 def target(draw: Random, shape: tuple[int, ...], batch: int | None = None) -> float | Tensor:

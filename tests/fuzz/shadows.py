@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from random import Random
@@ -25,6 +26,7 @@ class Shadow:
 
     Attributes:
         number: of the neuron among those that the layer drives.
+        sign: -1 if the layer counts as one that inhibits.
         pos: what waits to raise the parameter, or None.
         neg: what waits to lower it.
         slack: how far rounding may take either away.
@@ -32,6 +34,7 @@ class Shadow:
 
     subject: Subject
     number: int
+    sign: int
     kind: str
     bounds: Pair
     estimator: Pair
@@ -74,7 +77,7 @@ class Shadow:
     def add(self, target: float | Tensor | None) -> None:
         """Applies the rule, with the target of a call or the own one."""
         target, rate = as_array(self.target if target is None else target), self.estimate.rate
-        plasticity = -self.plasticity if self.kind == "delay" else self.plasticity
+        plasticity = self.plasticity * (-self.sign if self.kind == "delay" else self.sign)
         options = {"plasticity": plasticity, "reduce": self.reduction.plain}
         pos, neg = Oracle(self.subject, self.kind, self.parameter.shape, **options).parts(rate, target)
         # λ (r* - r) / r* is off by what the rate is off, and by some roundings of its two terms
@@ -102,22 +105,37 @@ class Shadow:
             self.reduction = draw.choice([each for each in settings.REDUCTIONS if each.real])
         return name
 
+    def saved(self) -> Shadow:
+        """What a checkpoint holds of it."""
+        twin = copy.copy(self)
+        twin.estimate = copy.copy(self.estimate)
+        twin.estimate.frames = self.estimate.frames.copy()
+        return twin
+
+    def load(self, saved: Shadow) -> None:
+        """Takes all from a checkpoint, except a batch reduction of the user's own."""
+        own = self.reduction
+        vars(self).update(vars(saved.saved()))
+        if saved.reduction.text not in settings.SAVED_REDUCTIONS:
+            self.reduction = own
+
     def __str__(self) -> str:
         target = self.target if isinstance(self.target, float) else list(self.target.shape)
         return (
-            f"{self.kind} of {self.subject.text}: λ {self.plasticity}, target {target}, "
+            f"{self.kind} of {self.subject.text}: sign {self.sign}, λ {self.plasticity}, target {target}, "
             f"{self.estimator.text}, {self.reduction.text}, bounds {self.bounds.text}"
         )
 
 
 def shadows_of(draw: Random, each: Subject) -> list[Shadow]:
     """Regulates one or two parameters of a layer, for each neuron that it drives."""
-    shadows = []
+    shadows, signs = [], [draw.choice([1, 1, -1]) for _ in each.neurons]
     for kind in draw.sample(list(each.drivers), draw.randint(1, min(2, len(each.drivers)))):
         bounds = settings.bounds(draw, kind)  # one for all that share the parameter
         for number in range(len(each.neurons)):
             own = settings.estimator(draw), draw.choice(settings.REDUCTIONS), settings.plasticity(draw)
-            shadows.append(Shadow(each, number, kind, bounds, *own, settings.target(draw, each.shape)))
+            target = settings.target(draw, each.shape)
+            shadows.append(Shadow(each, number, signs[number], kind, bounds, *own, target))
     return shadows
 
 

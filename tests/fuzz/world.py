@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import io
 from collections.abc import Callable
 from random import Random
@@ -46,7 +45,7 @@ class World:
         homeostasis = LinearHomeostasis(1.0)
         cells: dict[Any, Cell] = {}
         for name, shadow in self.shadows.items():
-            cell = Cell(shadow.subject.layer, shadow.module, shadow.subject.norm)
+            cell = Cell(shadow.subject.layer, shadow.module, shadow.subject.norm, sign=shadow.sign)
             cell = cells.setdefault(shadow.module if self.one_cell else name, cell)
             homeostasis.register_cell(name, cell, **shadow.overrides)
         return homeostasis
@@ -239,21 +238,19 @@ class World:
         self.draw.choice([World.step, World.update, World.run])(self)
 
     def save_and_load(self) -> None:
-        """The state goes through a file into a new homeostasis, which may have run before."""
+        """The state goes through a file into this homeostasis later, or into a new one."""
         self.log.append("save")
-        saved, kept = self._saved(), {name: copy.copy(each) for name, each in self.shadows.items()}
-        if self.draw.random() < 0.5:
-            for shadow in kept.values():
-                shadow.estimate = copy.copy(shadow.estimate)
-                shadow.estimate.frames = shadow.estimate.frames.copy()
-            self.run()
-            self.forward()
-            self.shadows = kept
-        else:
+        file, kept = self._saved(), {name: each.saved() for name, each in self.shadows.items()}
+        is_new = self.draw.random() < 0.5
+        for event in self.draw.choices([World.run, World.forward, World.retune], k=2):
+            event(self)
+        if is_new:
             self.homeostasis.remove()
             self.homeostasis = self._registered()
-        self.log.append("load")
-        self.homeostasis.load_state_dict(saved)
+        self.log.append("load into a new one" if is_new else "load")
+        self.homeostasis.load_state_dict(file)
+        for name, shadow in self.shadows.items():
+            shadow.load(kept[name])
 
     def _saved(self) -> dict[str, Tensor]:
         file = io.BytesIO()
