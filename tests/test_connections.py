@@ -135,7 +135,7 @@ def refusal(layer, *words):
         assert word in str(caught.value)
 
 
-@pytest.mark.parametrize("layer", [nn.Embedding(3, 4), nn.PReLU(), nn.LayerNorm(4)], ids=type)
+@pytest.mark.parametrize("layer", [nn.Embedding(3, 4), nn.PReLU(), nn.GroupNorm(2, 4)], ids=type)
 def test_unknown_layer_is_refused(layer):
     refusal(layer, "connect.register", "Linear")
 

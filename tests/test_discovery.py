@@ -50,6 +50,12 @@ FOUND = {
         ),
         [("5", "0", "5", "1"), ("9", "7", "9", "8")],
     ),
+    "layer norm over channels": (
+        lambda: nn.Sequential(nn.Linear(4, 5), nn.LayerNorm(5), leaky()), [("2", "0", "2", "1")],
+    ),
+    "layer norm over positions too": (
+        lambda: nn.Sequential(nn.Conv1d(1, 4, 3), nn.LayerNorm((4, 6)), leaky()), [("2", "1", "2", None)],
+    ),
     "norm in front of the layer is not its norm": (
         lambda: nn.Sequential(
             nn.BatchNorm1d(4), nn.Linear(4, 5), leaky(), nn.BatchNorm1d(5), nn.Linear(5, 3), leaky()
@@ -88,16 +94,16 @@ UNKNOWN = {
     "own code": (OwnCode, ["`lif1` (Leaky): the model's own code calls it", "`lif2` (Leaky)"]),
     "nothing in front": (lambda: nn.Sequential(leaky()), ["`0` (Leaky): no layer precedes it"]),
     "neuron on neuron": (lambda: nn.Sequential(nn.Linear(4, 5), leaky(), leaky()), ["`2` (Leaky): no layer"]),
-    "layer norm": (
-        lambda: nn.Sequential(nn.Linear(4, 5), nn.LayerNorm(5), leaky()),
-        ["`2` (Leaky): `1` (LayerNorm) precedes it and may mix channels"],
+    "softmax": (
+        lambda: nn.Sequential(nn.Linear(4, 5), nn.Softmax(1), leaky()),
+        ["`2` (Leaky): `1` (Softmax) precedes it and may mix channels"],
     ),
     "flatten of the batch": (
         lambda: nn.Sequential(nn.Linear(4, 5), nn.Flatten(0), leaky()), ["`1` (Flatten) precedes it"],
     ),
     "one neuron twice": (
         lambda: (lambda lif: nn.Sequential(nn.Linear(4, 4), lif, nn.Linear(4, 4), lif))(leaky()),
-        ["`3` (Leaky): one neuron object is used in two places"],
+        ["`1` (Leaky): one neuron object is used in several places: `1`, `3`"],
     ),
     "own module in a chain": (
         lambda: nn.Sequential(OwnCode(), nn.Linear(3, 2), leaky()), ["`0.lif1` (Leaky)", "`0.lif2` (Leaky)"],

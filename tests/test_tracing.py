@@ -331,7 +331,7 @@ def test_pairs_replace_one_neuron_and_the_rest_is_found():
     model.step = lambda x: model.out(model.side(OneNeuronForTwoLayers.step(model, x)))
     found = find_cells(model, steps(), pairs={"lif": ["fc1", "fc2"]})
     assert [(each.name, each.layer) for each in found] == [
-        ("out", "side"), ("lif:fc1", "fc1"), ("lif:fc2", "fc2"),
+        ("lif:fc1", "fc1"), ("lif:fc2", "fc2"), ("out", "side"),
     ]  # fmt: skip
 
 

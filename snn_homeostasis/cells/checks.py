@@ -20,8 +20,9 @@ def require_no_waiting_graph(units: Iterable[Unit]) -> None:
     if waiting:
         raise WaitingGraphError(
             "`step` should be called when no graph waits for its backward. Found one that needs the "
-            f"parameter of cell {', '.join(waiting)} as it is. Call `backward()` first, or run the model "
-            "under `torch.no_grad()` if there is nothing to learn."
+            f"parameter of cell {', '.join(waiting)} as it is. Call `backward()` first, the last time "
+            "without `retain_graph=True`, or run the model under `torch.no_grad()` if there is nothing to "
+            "learn."
         )
 
 

@@ -180,7 +180,9 @@ class Unit:
                 "a rate in Hz by the steps per second."
             )
         if self.state.param == "weight" and norm is not None:
+            features, has_bias = self.connection.features, self.connection.bias is not None
+            first = f", after `norm.bias = nn.Parameter(torch.zeros({features}))`, since it has none"
             warn(
                 f"{type(norm).__name__} cancels most of what the weight rule does in cell {self.name!r}: "
-                "take param='bias'."
+                f"take param='bias'{'' if has_bias else first}."
             )

@@ -5,7 +5,14 @@ a kernel over time, and `kernels` keeps it from step to step. `connections` show
 """
 
 from .base import DelayedLayer
-from .connections import delay_channels
+from .connections import delay_channels, is_delay, is_trainable_delay
 from .layers import DelayedConv2d, DelayedLinear
 
-__all__ = ["DelayedConv2d", "DelayedLayer", "DelayedLinear", "delay_channels"]
+__all__ = [
+    "DelayedConv2d",
+    "DelayedLayer",
+    "DelayedLinear",
+    "delay_channels",
+    "is_delay",
+    "is_trainable_delay",
+]

@@ -2,14 +2,14 @@
 
 from typing import Any, ClassVar
 
-from torch import nn
+from torch import Tensor, nn
 
 from ..errors import require
-from ..layers import ChannelConnection, Connection, DenseConnection, connect, refer
+from ..layers import ChannelConnection, Connection, DenseConnection, connect, is_layer, refer
 from .base import DelayedLayer
 from .layers import DelayedConv2d, DelayedLinear
 
-__all__ = ["delay_channels"]
+__all__ = ["delay_channels", "is_delay", "is_trainable_delay"]
 
 
 class DelayedConnection(Connection):
@@ -31,6 +31,19 @@ class DelayedDenseConnection(DelayedConnection, DenseConnection):
 @connect.register(DelayedConv2d)
 class DelayedChannelConnection(DelayedConnection, ChannelConnection):
     """The connection of a `DelayedConv2d`."""
+
+
+def is_delay(module: nn.Module) -> bool:
+    """Whether a module delays its input, channel by channel, as SynapticDelay does."""
+    delay, longest = getattr(module, "delay", None), getattr(module, "max_delay", None)
+    is_short = isinstance(delay, Tensor) and delay.ndim < 2
+    return is_short and isinstance(longest, int | float) and not is_layer(module)
+
+
+def is_trainable_delay(delay: nn.Module, layer: nn.Module) -> bool:
+    """Whether a cell of a layer may take a module as its delay: one Parameter for each channel."""
+    value = getattr(delay, "delay", None)
+    return isinstance(value, nn.Parameter) and value.ndim == 1 and not isinstance(layer, DelayedLayer)
 
 
 def delay_channels(connection: Connection, delay: nn.Module) -> None:

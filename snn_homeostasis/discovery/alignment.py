@@ -2,13 +2,13 @@
 
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Self
 
 import torch
 from torch import Tensor
 
-from ..layers import Connection
+from ..layers import ChannelConnection, Connection
 from .provenance import Source
 
 __all__ = ["Alignment", "align"]
@@ -19,6 +19,7 @@ ROUNDING = 2e-2
 CANCELLED = 1e-4
 
 OTHER_FEATURES = "with other features than the layer has channels"
+NO_BATCH = "without a batch dimension (give the example one)"
 
 
 @dataclass(frozen=True)
@@ -28,14 +29,16 @@ class Alignment:
     slope: float | None = None  # the largest derivative; None if no gradient connects the two
     sign: int = 1  # 1 if the input rises with the output, -1 if it falls, 0 if both occur
     problem: str | None = None
+    is_open: bool = False  # whether nothing contradicts a user who names the layer
 
     @classmethod
     def of_all(cls, calls: Sequence[Self]) -> Self:
         """The alignment that several calls of a neuron show together."""
         slopes = [each.slope for each in calls if each.slope is not None]
         signs = {each.sign for each in calls if each.slope != 0.0}
-        problem = next((each.problem for each in calls if each.problem is not None), None)
-        return cls(max(slopes, default=None), signs.pop() if len(signs) == 1 else 0, problem)
+        first = next((each for each in calls if each.problem is not None), cls())
+        sign = signs.pop() if len(signs) == 1 else 0
+        return cls(max(slopes, default=None), sign, first.problem, first.is_open)
 
 
 @torch.enable_grad()
@@ -47,7 +50,8 @@ def align(received: Tensor, connection: Connection, sources: Sequence[Source]) -
     try:
         rows = connection.positions(received)
     except (RuntimeError, IndexError):
-        return [_mismatch(received, source, OTHER_FEATURES) for source in sources]
+        hows = [NO_BATCH if _lacks_batch(connection, source) else OTHER_FEATURES for source in sources]
+        return [_mismatch(received, source, how) for source, how in zip(sources, hows, strict=True)]
     factor = torch.rand(1, rows.shape[1], 1, device=rows.device).to(rows.dtype) + 0.5
     weight = torch.rand(rows.shape, device=rows.device).to(rows.dtype) + 0.5
     sums = (_derivatives(each, sources) for each in (rows, weight * rows, factor * weight * rows))
@@ -79,10 +83,14 @@ def _judge(
     if len(grads) < len(derivatives):
         if _has_layout(received, source):
             return Alignment()
-        return _mismatch(received, source, "without a gradient that shows the order")
+        return replace(_mismatch(received, source, "without a gradient that shows the order"), is_open=True)
     slope = max(map(_largest, grads))
     if slope == 0.0:
         return Alignment(0.0)
+    if _lacks_batch(connection, source):
+        if received.ndim <= grads[0].ndim:
+            return _mismatch(received, source, NO_BATCH)
+        grads = [each.unsqueeze(0) for each in grads]  # for instance of spikes that start as zeros [N]
     try:
         summed, weighted, refactored = map(connection.positions, grads)
     except (RuntimeError, IndexError):
@@ -94,6 +102,13 @@ def _judge(
     if _largest(summed) < CANCELLED * slope:
         return _mismatch(received, source, "through a normalisation that cancels whatever is added to it")
     return Alignment(slope, sign=bool((summed > rounding).any()) - bool((summed < -rounding).any()))
+
+
+def _lacks_batch(connection: Connection, source: Source) -> bool:
+    """Whether a layer put out a single sample, without a batch dimension."""
+    weight = connection.weight if isinstance(connection, ChannelConnection) else None
+    axes = 1 if weight is None else weight.ndim - 1
+    return source.shape is not None and len(source.shape) == axes
 
 
 def _largest(tensor: Tensor) -> float:

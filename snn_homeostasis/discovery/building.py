@@ -9,21 +9,23 @@ from torch import nn
 from ..cells import Cell
 from ..errors import HomeostasisError, require, warn
 from .finding import FoundCell
-from .links import join, quoted
+from .links import Place, canonical_paths, join, plain, quoted
 
 __all__ = ["build_cells", "warn_about"]
 
 Built = Sequence[tuple[FoundCell, Cell]]
 
 
-def build_cells(model: nn.Module, found: Sequence[FoundCell], param: str, frozen: Collection[str]) -> Built:
+def build_cells(model: nn.Module, found: Sequence[FoundCell], param: str, frozen: Collection[Place]) -> Built:
     """Builds the cells whose layer has the parameter, for the frozen neurons also one without gradient."""
     offering: list[tuple[FoundCell, Cell]] = []
     left_out: list[str] = []
-    built = _build(model, found if param == "bias" else _once_per_layer(found))
+    paths = canonical_paths(model)
+    named = {paths.get(each) for each in frozen}
+    built = _build(model, found if param == "bias" else _once_per_layer(model, found))
     for each, cell in built:
         reference = cell.connection.references.get(param)
-        if reference is not None and (each.neuron in frozen or reference.leaf.requires_grad):
+        if reference is not None and (each.neuron in named or reference.leaf.requires_grad):
             offering.append((each, cell))
         elif not _is_inside(each):
             left_out.append(each.layer)
@@ -35,7 +37,7 @@ def build_cells(model: nn.Module, found: Sequence[FoundCell], param: str, frozen
         "be a trainable parameter of a layer of every neuron",
         param,
         f"None is there for {quoted(sorted(lacking))}: build its layer with one, choose another param, or "
-        "name a frozen layer in `pairs=`.",
+        f"name a frozen layer in `pairs=`.{_about_norms(built, param, lacking)}",
     )
     if left_out:
         warn(f"Left out: {quoted(left_out)}, with no {param} or a frozen one. The neurons have other layers.")
@@ -84,17 +86,29 @@ def _require_changeable(built: Built, param: str) -> None:
     _raise_all(errors)
 
 
+def _about_norms(built: Built, param: str, lacking: Collection[str]) -> str:
+    """How norms in front of neurons come to have the parameter, where they take the role of a bias."""
+    bare = [(each.norm, cell) for each, cell in built if each.norm is not None and each.neuron in lacking]
+    if param != "bias" or not bare:
+        return ""
+    return (
+        f" A norm takes the role of the bias. Give one to {quoted(norm for norm, _ in bare)} before you "
+        f"attach, as in `norm.bias = nn.Parameter(torch.zeros({bare[0][1].connection.features}))`."
+    )
+
+
 def _raise_all(errors: Sequence[HomeostasisError]) -> None:
     if errors:
         kind = type(errors[0]) if len(set(map(type, errors))) == 1 else HomeostasisError
         raise kind("\n".join(dict.fromkeys(map(str, errors))))
 
 
-def _once_per_layer(found: Sequence[FoundCell]) -> list[FoundCell]:
+def _once_per_layer(model: nn.Module, found: Sequence[FoundCell]) -> list[FoundCell]:
     """One cell for each layer: its norms have a bias each, but they share its weight."""
+    modules = dict(model.named_modules(remove_duplicate=False))
     once: dict[tuple[str, str], FoundCell] = {}
     for each in found:
-        name = each.name.removesuffix(f":{each.norm}")
+        name = each.name if each.norm is None else each.name.removesuffix(f":{plain(each.norm, modules)}")
         once.setdefault((each.neuron, each.layer), replace(each, name=name))
     return list(once.values())
 

@@ -8,10 +8,13 @@ from typing import Any
 from torch import nn
 
 from ..cells import Cell
+from ..delays import is_trainable_delay
 from ..errors import UnpairedNeuronError, require, warn
 from ..layers import is_layer
 from .chains import chain_links
-from .links import Choice, Link, Pairs, apply_choices, describe, quoted
+from .links import Choice, Link, Pairs, apply_choices, describe, plain, quoted
+from .pairing import paired
+from .readouts import without_readouts
 from .tracing import traced_links
 
 __all__ = ["FoundCell", "find_cells", "require_model"]
@@ -29,6 +32,7 @@ class FoundCell:
         norm: path of the normalisation between the two, or None.
         sign: 1 if the neuron's input rises with the output of the layer, or of the norm, -1 if
             it falls, 0 if some entries rise and others fall.
+        delay: path of a module between the two that delays each channel by a Parameter, or None.
 
     >>> import snntorch as snn, torch
     >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), snn.Leaky(beta=0.9, init_hidden=True))
@@ -41,12 +45,13 @@ class FoundCell:
     neuron: str
     norm: str | None = None
     sign: int = 1
+    delay: str | None = None
 
     def build(self, model: nn.Module) -> Cell:
         """Builds the cell of these modules; errors as in `Cell`."""
-        norm = None if self.norm is None else model.get_submodule(self.norm)
         layer, neuron = model.get_submodule(self.layer), model.get_submodule(self.neuron)
-        return Cell(layer, neuron, norm, sign=-1 if self.sign < 0 else 1)
+        between = (None if path is None else model.get_submodule(path) for path in (self.norm, self.delay))
+        return Cell(layer, neuron, *between, sign=-1 if self.sign < 0 else 1)
 
 
 def require_model(model: object) -> None:
@@ -101,39 +106,45 @@ def find_cells(
     [FoundCell(name='lif', layer='fc', neuron='lif', norm=None, sign=1)]
     """
     require_model(model)
-    links: list[Link] = []
-    if example is not None:
-        links = traced_links(model, example)
-    elif pairs is None:
-        links = chain_links(model)
-    links = apply_choices(model, links, pairs or {}, include, exclude)
-    if not links or any(link.problem for link in links):
+    is_traced = example is not None
+    links = traced_links(model, example) if is_traced else chain_links(model)
+    if pairs is not None:
+        links = paired(model, links, pairs, is_traced)
+    links = apply_choices(model, links, include, exclude)
+    left_out: list[str] = []
+    if include is None:
+        links, left_out = without_readouts(links)
+    if not links or any(link.problem or link.reuse for link in links):
         raise UnpairedNeuronError(_report(model, links))
-    for note in dict.fromkeys(note for link in links for note in link.notes):
+    for note in dict.fromkeys([*left_out, *(note for link in links for note in link.notes)]):
         warn(note)
-    return _named_cells(links)
+    return _named_cells(model, links)
 
 
-def _named_cells(links: Sequence[Link]) -> list[FoundCell]:
+def _named_cells(model: nn.Module, links: Sequence[Link]) -> list[FoundCell]:
+    modules = dict(model.named_modules(remove_duplicate=False))
     paths = {(link.neuron, link.layer, link.norm) for link in links}
     norms = Counter((neuron, layer) for neuron, layer, _ in paths)
     layers = Counter(neuron for neuron, _ in norms)
     cells = []
     for link in links:
         layer = link.layer or ""
-        name = link.neuron or "neuron"
-        name += f":{layer}" if layers[link.neuron] > 1 else ""
-        name += f":{link.norm}" if link.norm and norms[link.neuron, layer] > 1 else ""
-        cells.append(FoundCell(name, layer, link.neuron, link.norm, link.sign))
+        name = plain(link.neuron, modules) or "neuron"
+        name += f":{plain(layer, modules)}" if layers[link.neuron] > 1 else ""
+        name += f":{plain(link.norm, modules)}" if link.norm and norms[link.neuron, layer] > 1 else ""
+        delay = link.delay
+        if delay is not None and not is_trainable_delay(modules[delay], modules[layer]):
+            delay = None
+        cells.append(FoundCell(name, layer, link.neuron, link.norm, link.sign, delay))
     return cells
 
 
 def _report(model: nn.Module, links: Sequence[Link]) -> str:
     modules = dict(model.named_modules(remove_duplicate=False))
     problems = dict.fromkeys(
-        f"  {describe(link.neuron, modules.get(link.neuron))}: {link.problem}"
+        f"  {describe(link.neuron, modules.get(link.neuron))}: {link.reuse or link.problem}"
         for link in links
-        if link.problem
+        if link.problem or link.reuse
     )
     layers = quoted(path for path, module in modules.items() if path and is_layer(module))
     lines = "\n".join(problems) or "  the model has no spiking neuron"

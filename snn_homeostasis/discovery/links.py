@@ -3,19 +3,26 @@
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
 from ..errors import require
 from ..layers import inner_layers
-from ..observe import is_neuron
 
-__all__ = ["Choice", "Link", "Pairs", "apply_choices", "describe", "inner_links", "join", "quoted"]
+__all__ = [
+    "Choice", "Link", "Pairs", "Place", "apply_choices", "canonical_paths", "describe", "inner_links",
+    "join", "norm_inside", "plain", "quoted",
+]  # fmt: skip
 
-Selector = str | type[nn.Module]
+Place = str | nn.Module
+Selector = Place | type[nn.Module]
 Choice = Sequence[Selector] | Selector
-Pairs = Mapping[str, str | Sequence[str]]
+Pairs = Mapping[Any, Place | Sequence[Place]]
 Modules = Mapping[str, nn.Module]
+
+PARALLEL = (nn.DataParallel, DistributedDataParallel)
 
 
 @dataclass(frozen=True)
@@ -29,6 +36,10 @@ class Link:
     problem: str | None = None
     notes: tuple[str, ...] = ()
     is_verified: bool = True  # whether derivatives show that the layer's channels arrive in order
+    delay: str | None = None
+    is_open: bool = False  # whether `pairs=` may settle the problem, since nothing contradicts the user
+    reuse: str | None = None  # how one object serves several layers; `pairs=` has to name them all
+    readout: str | None = None  # why nobody needs its spikes
 
 
 def inner_links(path: str, neuron: nn.Module, outer: Sequence[Link]) -> list[Link]:
@@ -38,18 +49,22 @@ def inner_links(path: str, neuron: nn.Module, outer: Sequence[Link]) -> list[Lin
     return [*outer, *inner] if all(layer.recurrent for layer in layers.values()) else inner
 
 
+def norm_inside(norms: Iterable[str]) -> str:
+    """The problem of a neuron that normalises what it receives."""
+    first = next(iter(norms))
+    return (
+        f"it normalises its input inside, which cancels what a layer in front of it adds: pair it with "
+        f"that norm, `{first}`"
+    )
+
+
 def apply_choices(
-    model: nn.Module, links: Sequence[Link], pairs: Pairs, include: Choice | None, exclude: Choice | None
+    model: nn.Module, links: Sequence[Link], include: Choice | None, exclude: Choice | None
 ) -> list[Link]:
     """The links that the user wants; `ArgumentError` if nothing matches a choice, or no link is left."""
-    modules = dict(model.named_modules(remove_duplicate=False))
-    first: dict[nn.Module, str] = {}
-    for path, module in modules.items():
-        first.setdefault(module, path)
-    paths = {path: first[module] for path, module in modules.items()}
-    links = _paired(links, pairs, modules, paths)
-    wanted = links if include is None else _matching(links, "include", include, modules, paths)
-    unwanted = () if exclude is None else set(_matching(links, "exclude", exclude, modules, paths))
+    paths = canonical_paths(model)
+    wanted = links if include is None else _matching(model, links, "include", include, paths)
+    unwanted = () if exclude is None else set(_matching(model, links, "exclude", exclude, paths))
     wanted = [link for link in wanted if link not in unwanted]
     show = f"`include = {include!r}, exclude = {exclude!r}`, which leave none"
     remedy = "Choose among the paths and the types of the model's layers and neurons."
@@ -57,33 +72,28 @@ def apply_choices(
     return _marked(wanted)
 
 
-def _paired(links: Sequence[Link], pairs: Pairs, modules: Modules, paths: Mapping[str, str]) -> list[Link]:
-    """Replaces the links of paired neurons; a pair that was also found keeps its norm and its sign."""
-    found = {(link.neuron, link.layer): link for link in links}
-    paired = {paths.get(neuron) for neuron in pairs}
-    result = [link for link in links if link.neuron not in paired]
-    for neuron, layers in pairs.items():
-        if neuron not in modules or not is_neuron(modules[neuron]):
-            result.append(Link(neuron, problem="no neuron of the model has this path"))
-        for layer in [layers] if isinstance(layers, str) else layers:
-            ends = paths.get(neuron, neuron), paths.get(layer, layer)
-            problem = None if layer in modules else f"no module of the model has the path `{layer}`"
-            link = found.get(ends, Link(*ends))
-            result.append(replace(link, problem=problem, notes=(), is_verified=True))
-    return result
+def canonical_paths(model: nn.Module) -> dict[Place, str]:
+    """The first path of each module, by the module and by all its paths, with names of wrappers or not."""
+    modules = dict(model.named_modules(remove_duplicate=False))
+    first: dict[Place, str] = {}
+    for path, module in modules.items():
+        first.setdefault(module, path)
+    paths = {path: first[module] for path, module in modules.items()}
+    return first | {plain(path, modules): known for path, known in paths.items()} | paths
 
 
 def _matching(
-    links: Sequence[Link], name: str, choice: Choice, modules: Modules, paths: Mapping[str, str]
+    model: nn.Module, links: Sequence[Link], name: str, choice: Choice, paths: Mapping[Place, str]
 ) -> list[Link]:
-    """The links whose neuron or layer a choice selects, by path or type."""
-    choice = [choice] if isinstance(choice, str | type) else choice
-    known = {*modules, *(kind for module in modules.values() for kind in type(module).__mro__)}
-    for each in choice:
+    """The links whose neuron or layer a choice selects: by path, by type, or as a module."""
+    choices = [choice] if isinstance(choice, str | type | nn.Module) else choice
+    modules = dict(model.named_modules())
+    known = {*paths, *(kind for module in modules.values() for kind in type(module).__mro__)}
+    for each in choices:
         remedy = "Spell a path as in `model.named_modules()`."
         require(each in known, name, "name paths or types of modules of the model", each, remedy)
-    around = tuple(f"{paths[each]}." for each in choice if isinstance(each, str))
-    kinds = tuple(each for each in choice if not isinstance(each, str))
+    around = tuple(f"{paths[each]}." for each in choices if not isinstance(each, type))
+    kinds = tuple(each for each in choices if isinstance(each, type))
 
     def is_selected(link: Link) -> bool:
         ends = [f"{path}." for path in (link.neuron, link.layer) if path is not None]
@@ -115,6 +125,16 @@ def _marked(links: Sequence[Link]) -> list[Link]:
 def join(path: str, name: str) -> str:
     """The path of a child; the empty path is the model itself."""
     return f"{path}.{name}" if path and name else path or name
+
+
+def plain(path: str, modules: Modules) -> str:
+    """A path without the names that `torch.compile` and wrappers for data parallelism add to it."""
+    parts, here = [], ""
+    for part in path.split("."):
+        is_added = part == "_orig_mod" or (part == "module" and isinstance(modules[here], PARALLEL))
+        parts += [] if is_added else [part]
+        here = join(here, part)
+    return ".".join(parts)
 
 
 def quoted(paths: Iterable[str]) -> str:

@@ -1,7 +1,8 @@
-"""Provenance: which layers and weights the values of a tensor come from."""
+"""Provenance: which layers, weights, spikes and inputs the values of a tensor come from."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from enum import Enum
 from typing import Any
 
 import torch
@@ -9,11 +10,10 @@ from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode  # sees every operation; no public path yet
 
-__all__ = ["Arrival", "Key", "Provenance", "Source", "is_whole", "shares_memory", "tensors_in"]
+__all__ = ["Arrival", "Key", "Kind", "Provenance", "Source", "is_whole", "shares_memory", "tensors_in"]
 
 aten = torch.ops.aten
 
-Key = tuple[str, str | None, bool]
 
 # the values of their arguments do not matter
 VALUE_FREE = {
@@ -32,28 +32,43 @@ PRODUCTS = {
 }  # fmt: skip
 
 
+class Kind(Enum):
+    """What a value comes from."""
+
+    LAYER = "the output of a layer"
+    WEIGHT = "a weight without its layer"
+    FACTOR = "a weight that is a factor of a product, as in a layer, but without its layer"
+    SPIKES = "the spikes of a neuron, before the next layer"
+    MEMBRANE = "the membrane of a neuron, or what else it returns"
+    EXAMPLE = "the input of the model, before the first layer"
+
+
+Key = tuple[Kind, str, str | None, str | None]
+
+
 @dataclass(frozen=True, eq=False)
 class Source:
-    """A layer, or a weight without its layer, that the values of a tensor come from."""
+    """What the values of a tensor come from."""
 
-    path: str
-    shape: torch.Size | None = None  # of the output of the layer, or of its norm; None for a weight
+    kind: Kind
+    path: str  # of the layer, the weight or the neuron
+    shape: torch.Size | None = None  # of the output of the layer, or of the norm or delay behind it
     shift: Tensor | None = None  # zeros that are added to that output, for derivatives by them
     norm: str | None = None
-    before: "Arrival | None" = None  # the arrival of the layer at that norm
-    is_factor: bool = False  # whether a weight is a factor of a product, as in a layer
+    delay: str | None = None
+    before: "Arrival | None" = None  # the arrival of the layer at that norm or delay
 
     @property
     def key(self) -> Key:
         """Equal for equal sources."""
-        return self.path, self.norm, self.is_factor
+        return self.kind, self.path, self.norm, self.delay
 
 
 @dataclass(frozen=True, eq=False)
 class Arrival:
     """A source, and the input of a neuron or a norm in which it arrives."""
 
-    source: Source
+    source: Source  # a layer
     received: Tensor  # [B, *N], or [T·B, *N] of a neuron that takes whole sequences
     is_part: bool = False  # whether the input is a part of its storage; the source may be of the rest
 
@@ -72,9 +87,10 @@ class Provenance(TorchDispatchMode):  # type: ignore[no-untyped-call]
         # A weak reference lets the memory go, but keeps the address from a second use.
         self._table: dict[Any, Sources] = {}
         self._sweep_at = 1024
+        self.read: set[Key] = set()  # sources of tensors whose values became numbers
         for path, weight in weights.items():
             if weight.ndim > 1:
-                source = Source(path)
+                source = Source(Kind.WEIGHT, path)
                 self.put(weight, {source.key: source})
 
     def of(self, tensors: Iterable[Tensor]) -> Sources:
@@ -101,6 +117,8 @@ class Provenance(TorchDispatchMode):  # type: ignore[no-untyped-call]
         operator = getattr(func, "overloadpacket", func)
         if operator in OVERWRITING and is_whole(args[0]):
             self.put(args[0], self.of(tensors_in(args[1:])))
+        elif operator is aten._local_scalar_dense:
+            self.read.update(self.of(tensors_in(args)))
         elif operator not in VALUE_FREE:
             self._spread(operator, (args, kwargs), result)
         return result
@@ -108,8 +126,9 @@ class Provenance(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def _spread(self, operator: Any, arguments: Any, result: Any) -> None:
         sources = self.of(tensors_in(arguments))
         if operator in PRODUCTS:
-            weights = [replace(each, is_factor=True) for each in sources.values() if each.shape is None]
-            sources = {**sources, **{weight.key: weight for weight in weights}}
+            weights = [each for each in sources.values() if each.kind is Kind.WEIGHT]
+            factors = [replace(each, kind=Kind.FACTOR) for each in weights]
+            sources = {**sources, **{factor.key: factor for factor in factors}}
         if sources:
             for tensor in tensors_in(result):
                 self.put(tensor, sources)

@@ -1,9 +1,10 @@
 """Links of any model: it runs once on an example, and its data is followed from layers to neurons."""
 
 import sys
-from collections import defaultdict, deque
+from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from contextlib import nullcontext, suppress
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -11,12 +12,13 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from ..errors import HomeostasisError
-from ..layers import Connection, connect_cell
+from ..layers import Connection, connect_cell, inner_layers
 from ..observe import all_neurons, is_neuron
 from .alignment import Alignment, align
 from .isolation import copied, isolated
-from .links import Link, inner_links, quoted
-from .provenance import Arrival, Key, Source
+from .links import Link, inner_links, norm_inside, quoted
+from .provenance import Arrival, Key, Kind, Source
+from .readouts import UNUSED, out_of_reach
 from .recorder import NeuronRecord, Recorder
 from .unsupported import unsupported_modules
 
@@ -39,43 +41,72 @@ def traced_links(model: nn.Module, example: Any) -> list[Link]:
 def _trace(model: nn.Module, example: Any) -> list[Link]:
     other_neurons = all_neurons() - set(model.modules())  # `utils.reset` in any model resets them all
     with _eagerly(), isolated(model, other_neurons):
-        recorder = Recorder(model)
-        with recorder.running():
-            _run(model, copied(example))
-        return [link for path in recorder.neurons for link in _links(recorder, path)]
+        recorder, example = Recorder(model), copied(example)
+        with recorder.running(example):
+            recorder.finish(_run(model, example))
+        in_order = dict.fromkeys([*recorder.records, *recorder.neurons])
+        return [link for path in in_order for link in _links(recorder, path)]
 
 
 def _links(recorder: Recorder, path: str) -> list[Link]:
-    record = recorder.records.get(path)
+    record, neuron = recorder.records.get(path), recorder.modules[path]
     if record is None:
         return [Link(path, problem="it was not called as `neuron(...)`; no hook sees `neuron.forward(...)`")]
-    problem = _problem(recorder, path, record)
-    drivers = _drivers(recorder, path, record) if problem is None else [Link(path, problem=problem)]
-    return inner_links(path, recorder.modules[path], drivers)
+    problem = _problem(recorder, path)
+    if problem is not None:
+        drivers = [Link(path, problem=problem)]
+    elif any(record.calls):
+        reuse = _reuse(recorder, path, record)
+        drivers = [replace(link, reuse=reuse) for link in _drivers(recorder, path, record)]
+    else:
+        drivers = [Link(path, problem=f"no layer reaches it{_instead(recorder, path, record)}", is_open=True)]
+    readout = _readout(recorder, path, record)
+    return [replace(link, readout=readout) for link in inner_links(path, neuron, drivers)]
 
 
-def _problem(recorder: Recorder, path: str, record: NeuronRecord) -> str | None:
-    """Why the layers of a neuron cannot be known, or None."""
+def _problem(recorder: Recorder, path: str) -> str | None:
+    """Why no layer in front of a neuron can be regulated, or None."""
     unknown = {layer for layer in recorder.called if layer.startswith(f"{path}.")}
     if unknown:
         return f"it computes with {quoted(sorted(unknown))}, which is not a known layer of such a neuron"
+    norms = recorder.norms_inside.get(path)
+    return norm_inside(sorted(norms)) if norms else None
+
+
+def _reuse(recorder: Recorder, path: str, record: NeuronRecord) -> str | None:
+    """How one neuron object serves several layers in turn, unless it is one population all the time."""
     calls = dict.fromkeys(record.calls)
     layers: frozenset[str] = frozenset().union(*calls)
-    if not layers:
-        return f"no layer reaches it{_instead(recorder, record)}"
-    if layers not in calls or frozenset() in calls:
-        sets = " or ".join(quoted(sorted(each)) or "no layer" for each in calls)
-        return f"different layers drive this one object in different calls: {sets}"
-    return None
+    if layers in calls and frozenset() not in calls:
+        return None
+    is_behind_itself = frozenset() in calls or any(path in recorder.behind[layer] for layer in layers)
+    if getattr(recorder.modules[path], "init_hidden", False) and not is_behind_itself:
+        return None  # one membrane takes in one layer after the other
+    sets = " or ".join(quoted(sorted(each)) or "no layer" for each in calls)
+    return f"different layers drive this one object in different calls: {sets}"
 
 
-def _instead(recorder: Recorder, record: NeuronRecord) -> str:
-    """What may reach a neuron instead of a layer."""
-    if record.weights:
-        return f", only weights that are used without their layer: {quoted(sorted(record.weights))}"
+def _readout(recorder: Recorder, path: str, record: NeuronRecord) -> str | None:
+    """Why nobody needs the spikes of a neuron, or None."""
+    neuron = recorder.modules[path]
+    is_recurrent = any(layer.recurrent for layer in inner_layers(neuron).values())
+    if path not in recorder.used and not recorder.is_blind and not is_recurrent:
+        return UNUSED
+    return out_of_reach(neuron, None if record.peak is None else float(record.peak))
+
+
+def _instead(recorder: Recorder, path: str, record: NeuronRecord) -> str:
+    """What reaches a neuron instead of a layer."""
+    if weights := record.others[Kind.FACTOR]:
+        return f", only weights that are used without their layer: {quoted(sorted(weights))}"
     quantised = [path for path, module in recorder.modules.items() if "quantized" in type(module).__module__]
     if quantised:
         return f". Quantised layers are not regulated: attach before quantising {quoted(sorted(quantised))}"
+    remedy = f"Put a layer in between, or leave it out: exclude=[{path!r}]"
+    if spikes := record.others[Kind.SPIKES]:
+        return f", only the spikes of {quoted(sorted(spikes))}. {remedy}"
+    if record.others[Kind.EXAMPLE]:
+        return f", only the input of the model. {remedy}"
     return ". Data cannot be followed through NumPy or lists"
 
 
@@ -85,6 +116,10 @@ def _drivers(recorder: Recorder, path: str, record: NeuronRecord) -> list[Link]:
     aligned = {key: Alignment.of_all([first[key], last[key]]) for key in first}
     # several tensors may share a storage: a source that moves nothing can belong to another one
     idle = {key for key, each in aligned.items() if each.slope == 0.0 and each.problem is None}
+    if idle and len(record.parts) > 2:  # or it arrives in a call between the first and the last
+        between = torch.cat(record.parts[1:-1])
+        aligned |= _align(recorder, path, {key: replace(record.last[key], received=between) for key in idle})
+        idle = {key for key in idle if aligned[key].slope == 0.0}
     is_driven = any(each.slope for each in aligned.values())
     elsewhere = {key for key in idle if is_driven and record.last[key].is_part}
     notes = tuple(_notes(path, record, {record.last[key].source.path for key in elsewhere}))
@@ -94,11 +129,14 @@ def _drivers(recorder: Recorder, path: str, record: NeuronRecord) -> list[Link]:
 
 
 def _link(path: str, source: Source, alignment: Alignment, notes: tuple[str, ...]) -> Link:
-    problem = alignment.problem
+    problem, is_open = alignment.problem, alignment.is_open
     if problem is None and alignment.slope == 0.0:
         problem = f"its input does not change with the output of `{source.path}` on this example"
+        is_open = True
     verified = alignment.slope is not None
-    return Link(path, source.path, source.norm, alignment.sign, problem, notes, verified)
+    return Link(
+        path, source.path, source.norm, alignment.sign, problem, notes, verified, source.delay, is_open
+    )
 
 
 def _notes(path: str, record: NeuronRecord, elsewhere: set[str]) -> Iterator[str]:
@@ -107,9 +145,9 @@ def _notes(path: str, record: NeuronRecord, elsewhere: set[str]) -> Iterator[str
             f"Left out: {quoted(sorted(elsewhere))}. On this example the input of `{path}` does not change "
             "with it, only other tensors in the same memory do."
         )
-    if record.weights:
+    if weights := record.others[Kind.FACTOR]:
         yield (
-            f"Not regulated: {quoted(sorted(record.weights))}. The model uses it without its layer, and it "
+            f"Not regulated: {quoted(sorted(weights))}. The model uses it without its layer, and it "
             f"drives `{path}` too."
         )
 
@@ -134,8 +172,8 @@ def _align(recorder: Recorder, path: str, arrivals: Mapping[Key, Arrival]) -> di
     return {key: aligned[key] for key in arrivals}
 
 
-def _run(model: nn.Module, example: Any) -> None:
-    """Calls the model from fresh membranes."""
+def _run(model: nn.Module, example: Any) -> Any:
+    """Calls the model from fresh membranes, and returns what it returns."""
     for module in model.modules():
         reset = getattr(module, "reset_mem", None)
         if is_neuron(module) and callable(reset):
@@ -146,8 +184,7 @@ def _run(model: nn.Module, example: Any) -> None:
         # the wrapper's own forward waits for other processes
         forward = model.module if isinstance(model, DistributedDataParallel) else model
         result = forward(*args, **kwargs)
-        if isinstance(result, Iterator):
-            deque(result, maxlen=0)
+        return list(result) if isinstance(result, Iterator) else result
     except Exception as error:
         error.add_note(
             f"Raised by the model while it ran on `example` to find its cells, with {len(args)} arguments by "

@@ -30,7 +30,7 @@ def _problems(module: nn.Module, registered: set[nn.Module]) -> Iterator[str]:
     elif any(isinstance(tensor, UninitializedParameter) for tensor in tensors):
         yield "its parameters have no values yet: run the model once before"
     elif any(tensor.is_meta for tensor in tensors):
-        yield "its tensors have no values: move the model from the meta device to a real one before"
+        yield "its tensors have no values: call `model.to_empty(device=...)` and load them before"
     for name, value in vars(module).items():
         values = value.values() if type(value) is dict else value if type(value) in (list, tuple) else ()
         hidden = {each for each in values if isinstance(each, nn.Module)} - registered

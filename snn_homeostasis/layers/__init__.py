@@ -3,6 +3,7 @@
 from .connection import Connection
 from .connections import ChannelConnection, DenseConnection, OneToOneConnection, connect, is_layer
 from .inner import connect_cell, inner_layers
+from .norms import has_bias_per_feature
 from .parameters import ParameterReference, refer
 from .sharded import full, is_distributed, is_sharded, local, mesh_group, replicate_as
 from .upstream import register
@@ -16,6 +17,7 @@ __all__ = [
     "connect",
     "connect_cell",
     "full",
+    "has_bias_per_feature",
     "inner_layers",
     "is_distributed",
     "is_layer",

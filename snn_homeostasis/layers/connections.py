@@ -21,8 +21,6 @@ from .connection import Connection, weight_shape
 __all__ = ["ChannelConnection", "Connection", "DenseConnection", "OneToOneConnection", "connect", "is_layer"]
 
 TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
-LAZY_NORMS = (nn.LazyBatchNorm1d, nn.LazyBatchNorm2d, nn.LazyBatchNorm3d)
-BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm, *LAZY_NORMS)
 
 
 class DenseConnection(Connection):
@@ -122,17 +120,6 @@ class RNNConnection(DenseConnection):
         super().__init__(layer, norm)
 
 
-class NormConnection(ChannelConnection):
-    """A batch norm as the layer: only its bias, since a larger scale need not raise a rate."""
-
-    names: ClassVar[dict[str, str]] = {"bias": "bias"}
-    layer: nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d | nn.SyncBatchNorm
-
-    @cached_property
-    def features(self) -> int:
-        return self.layer.num_features
-
-
 @singledispatch
 def connect(layer: nn.Module, norm: nn.Module | None = None) -> Connection:
     """Builds the connection of a layer with a norm behind it or none. The class of the layer chooses it.
@@ -146,8 +133,8 @@ def connect(layer: nn.Module, norm: nn.Module | None = None) -> Connection:
     raise UnsupportedLayerError(
         f"`layer` should be a layer whose receptive view is known. Found `layer = {type(layer).__name__}`"
         f"{_hint(layer)}. Supported are Linear, Bilinear, Conv1d to 3d, ConvTranspose1d to 3d, "
-        "LSTMCell, RNN, BatchNorm (bias), the layers inside snntorch's neurons, and subclasses; "
-        "make your own class known with `connect.register(YourLayer, YourConnection)`."
+        "LSTMCell, RNN, BatchNorm and LayerNorm (bias), the layers inside snntorch's neurons, and "
+        "subclasses; make your own class known with `connect.register(YourLayer, YourConnection)`."
     )
 
 
@@ -160,7 +147,6 @@ for _layer, _connection in (
     (rsynaptic.RecurrentOneToOne, RecurrentOneToOneConnection),
     (nn.LSTMCell, LSTMCellConnection),
     (nn.RNN, RNNConnection),
-    *((kind, NormConnection) for kind in BATCH_NORMS),
 ):
     connect.register(_layer, _connection)
 

@@ -2,7 +2,7 @@
 
 from .estimator import RateEstimator
 from .hook import SpikeHook, SpikeListener
-from .neurons import all_neurons, check_neuron, is_neuron, one_step, spikes_of
+from .neurons import all_neurons, check_neuron, is_neuron, one_step, spikes_of, threshold_without_reset
 from .rates import CumulativeRate, ExponentialRate, WindowedRate
 
 __all__ = [
@@ -17,4 +17,5 @@ __all__ = [
     "is_neuron",
     "one_step",
     "spikes_of",
+    "threshold_without_reset",
 ]

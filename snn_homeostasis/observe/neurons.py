@@ -25,6 +25,7 @@ __all__ = [
     "membrane_of",
     "one_step",
     "spikes_of",
+    "threshold_without_reset",
 ]
 
 
@@ -165,6 +166,18 @@ def is_neuron(module: nn.Module) -> bool:
 
 def _is_known(cls: type) -> bool:
     return spikes_of.dispatch(cls) is not spikes_of.dispatch(object)
+
+
+@singledispatch
+def threshold_without_reset(neuron: nn.Module) -> float | None:
+    """Returns the lowest threshold of a neuron whose membrane is never reset; None for other neurons."""
+    return None if getattr(neuron, "reset_mechanism", "none") != "none" else _lowest_threshold(neuron)
+
+
+@register(threshold_without_reset, "StateLeaky", "LinearLeaky")
+def _lowest_threshold(neuron: nn.Module) -> float | None:
+    threshold = getattr(neuron, "threshold", None)
+    return None if threshold is None else float(torch.as_tensor(threshold).detach().min())
 
 
 def all_neurons() -> set[nn.Module]:

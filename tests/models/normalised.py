@@ -57,6 +57,20 @@ class GroupNorm(Loop):
         return self.out(self.bn(self.fc(self.lif(x).flatten(1))))
 
 
+@found("fc lif norm", "norm2 lif2", example=images)
+class LayerNorms(Loop):
+    """The first has a bias for each channel, the second one for each position."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc, self.norm, self.lif = nn.Linear(64, WIDTH), nn.LayerNorm(WIDTH), leaky()
+        self.conv, self.norm2, self.lif2 = nn.Conv2d(1, 4, 3), nn.LayerNorm((4, 6, 6)), leaky()
+
+    def step(self, x: Tensor) -> Tensor:
+        spikes = self.lif2(self.norm2(self.conv(x)))
+        return self.lif(self.norm(self.fc(x.flatten(1)))).sum(1) + spikes.sum((1, 2, 3))
+
+
 @found("a lif bn", "b lif bn", warnings=(SEVERAL, "One bias drives several"), choice={"param": "bias"})
 class NormOfASum(Loop):
     def __init__(self) -> None:

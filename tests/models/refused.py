@@ -135,19 +135,6 @@ class FunctionalNorm(Channels):
         return self.lif(F.batch_norm(self.conv(x), None, None, training=True))
 
 
-@refused(
-    "`fc1`, of shape [5, 8], reaches it with its channels reordered or mixed",
-    "`lif2` (Leaky): the output of `fc2`",
-)
-class LayerNorm(TwoLayers):
-    def __init__(self) -> None:
-        super().__init__()
-        self.norm = nn.LayerNorm(WIDTH)
-
-    def step(self, x: Tensor) -> Tensor:
-        return self.lif2(self.fc2(self.lif1(self.norm(self.fc1(x)))).flip(1))
-
-
 @refused("the output of `fc1`, of shape [5, 8], reaches it with other features", "the output of `side`")
 class Concatenated(Loop):
     def __init__(self) -> None:
@@ -162,7 +149,7 @@ class Concatenated(Loop):
 class OwnAttentionWithoutAChoice(OwnAttention): ...
 
 
-@refused("`lif` (Leaky): no layer reaches it. Data")
+@refused("`lif` (Leaky): no layer reaches it, only the input of the model. Put a layer in between")
 class RawInput(Loop):
     def __init__(self) -> None:
         super().__init__()
