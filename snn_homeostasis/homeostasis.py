@@ -1,41 +1,36 @@
 """The face that every rule inherits: cells, attach, step, update, rates, remove, state."""
 
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from types import MappingProxyType
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 
 from .cells import (
-    Cell,
+    Registration,
     Settings,
     Target,
     Unit,
     check_target,
-    key_of,
     owner_of,
     require_finite_cells,
     require_new,
     require_no_waiting_graph,
     select,
-    set_bounds,
 )
 from .discovery import Choice, build_cells, find_cells, require_model, warn_about
 from .distributed import AUTO, Group, Processes, ProcessGroups
 from .errors import NonFiniteError, NoSpikesError
-from .following import Following, Release, when_collected
+from .following import Following
 from .monitoring import Reports
 from .rule import Rule
-from .state import CopiedAlong
 from .updates import Change, Slot, Waiting, apply_changes, changes_of, without_gradients
 
 __all__ = ["Homeostasis"]
 
 
-class Homeostasis(Reports, Rule, CopiedAlong, nn.Module):
+class Homeostasis(Registration, Reports, Rule, nn.Module):
     """Base of the rules, and the object that users hold.
 
     A forward hook on each neuron hands its spikes to the rate estimator of its cell. The rule
@@ -67,49 +62,11 @@ class Homeostasis(Reports, Rule, CopiedAlong, nn.Module):
     True
     """
 
-    ties = frozenset({"_following", "_releases", "_step_post_hooks", "_updates_next"})
+    ties = Registration.ties | {"_following", "_step_post_hooks", "_updates_next"}
 
     def __init__(self, defaults: Settings, process_group: Group = AUTO) -> None:
-        super().__init__()
-        self.defaults = defaults
-        self.registered = nn.ModuleDict()  # what a checkpoint holds of the units
-        self._units: dict[str, Unit] = {}
+        super().__init__(defaults)
         self._groups = ProcessGroups(process_group)
-        self._tie()
-
-    @property
-    def units(self) -> Mapping[str, Unit]:
-        """The registered units by name, in order of registration."""
-        return MappingProxyType(self._units)
-
-    @property
-    def cells(self) -> Mapping[str, Cell]:
-        """The registered cells by name, in order of registration."""
-        return MappingProxyType({name: unit.cell for name, unit in self._units.items()})
-
-    def register_cell(self, name: str, cell: Cell, **overrides: Any) -> Unit:
-        """Adds one cell, and returns its unit: ``unit.cell``, ``unit.state``, ``unit.rate``.
-
-        Args:
-            name: identifies it in `rates`, `cells` and errors.
-            cell: the cell.
-            **overrides: any argument of the constructor, for this cell alone.
-
-        Raises:
-            ArgumentError: if the name, or the cell with this param, is registered already;
-                if the layer lacks the param; or for a value that cannot work.
-            UnsupportedLayerError: if the param cannot change in place.
-        """
-        settings = self.defaults.override(overrides)
-        require_new(self._units, name, cell, settings.param)
-        unit = Unit(name, cell, settings)
-        set_bounds(self._units.values(), unit, settings.bounds)
-        self._groups.admit(unit)
-        unit.rate.train(self.training)
-        self._units[name] = unit
-        self.registered[key_of(name)] = unit.saved()
-        self._listen(unit)
-        return unit
 
     def attach(
         self,
@@ -253,22 +210,6 @@ class Homeostasis(Reports, Rule, CopiedAlong, nn.Module):
         finally:
             vars(self)["_updates_next"] = False
 
-    @contextmanager
-    def pause(self) -> Iterator[None]:
-        """Observes nothing inside the ``with`` block; the hooks are off.
-
-        For code that runs the model more often than once for each `step`, such as the closure of
-        LBFGS. `step` still works inside, with what was observed before.
-        """
-        units = list(self._units.values())
-        for unit in units:
-            unit.pause()
-        try:
-            yield
-        finally:
-            for unit in units:
-                unit.resume()
-
     def follow(self, optimizer: torch.optim.Optimizer) -> Self:
         """Calls `step` after every step of ``optimizer``, which keeps this object alive.
 
@@ -290,24 +231,14 @@ class Homeostasis(Reports, Rule, CopiedAlong, nn.Module):
             self.remove_cell(name)
         self._following.release()
 
-    def remove_cell(self, name: str) -> None:
-        """Takes the hook of one cell off and forgets the cell, and what waits in its slot."""
-        (unit,) = select(self._units, [name])
-        unit.slot.empty()  # a cell that serves another param stays open
-        self._releases.pop(name)()
-        del self._units[name], self.registered[key_of(name)]
+    def _admit(self, unit: Unit) -> None:
+        self._groups.admit(unit)
 
     def _tie(self) -> None:
         self._following = Following()
         self._step_post_hooks = OrderedDict()
         self._updates_next = False  # whether `forward` is a part of `step`
-        self._releases: dict[str, Release] = {}
-        for unit in self._units.values():
-            self._listen(unit)
-
-    def _listen(self, unit: Unit) -> None:
-        unit.listen()
-        self._releases[unit.name] = when_collected(self, unit.cell.unlisten, unit.rate)
+        super()._tie()
 
     @property
     def _processes(self) -> Processes:

@@ -66,6 +66,47 @@ class InterruptAt:
         return self.trace
 
 
+def lines_of(call, prepare) -> int:
+    """The number of lines of the package that a call runs."""
+    prepared, counter = prepare(), InterruptAt(0)
+    with counter:
+        call(*prepared)
+    return -counter.left
+
+
+def enter_pause(net, homeostasis) -> None:
+    net.pause = homeostasis.pause()
+    net.pause.__enter__()
+
+
+def test_an_interrupted_pause_freezes_no_cell():
+    for line in range(1, lines_of(enter_pause, first_layers) + 1):
+        net, homeostasis = first_layers()
+        with InterruptAt(line):
+            enter_pause(net, homeostasis)
+        vars(net).pop("pause", None)  # which leaves it
+        present(net, steps=2)
+        assert {unit.rate.steps for unit in homeostasis.units.values()} == {2}, line
+
+
+def register(net, homeostasis) -> None:
+    homeostasis.register_cell("new", homeostasis.cells["3"], param="bias", bounds=PowerBounds(-1.0, 1.0))
+
+
+def test_an_interrupted_registration_is_done_or_not_done():
+    for line in range(1, lines_of(register, first_layers) + 1):
+        net, homeostasis = first_layers()
+        with InterruptAt(line):
+            register(net, homeostasis)
+        is_done = "new" in homeostasis.cells
+        assert (homeostasis.cells["3"].updater.bias.bounds is not None) == is_done, line
+        if not is_done:
+            register(net, homeostasis)
+        present(net, steps=2)
+        assert homeostasis.units["new"].rate.steps == 2, line
+        assert list(homeostasis.registered) == list(homeostasis.units), line
+
+
 @pytest.mark.parametrize(("bounds", "pending"), [(None, False), (ClampBounds(-0.5, 0.5), True)])
 def test_an_interrupted_step_is_done_or_not_done(bounds, pending):
     def prepared():

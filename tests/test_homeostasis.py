@@ -338,11 +338,60 @@ def test_a_misspelt_slot_is_an_error():
         Cell(nn.Linear(6, 3), leaky()).updater.wieght = (None, None)
 
 
-def test_a_name_that_no_module_can_have_is_refused():
+ATTRIBUTES = ["training", "forward", "_modules", "pop", "items", "__class__", "T_destination"]
+
+
+@pytest.mark.parametrize("name", ATTRIBUTES)
+def test_a_cell_may_be_called_like_an_attribute_of_a_module(name):
+    net = nn.Sequential(nn.Linear(6, 3), leaky())
+    homeostasis, twin = LinearHomeostasis(0.1, 0.1), LinearHomeostasis(0.1, 0.1)
+    homeostasis.register_cell(name, Cell(*net))
+    with pytest.raises(ArgumentError, match="`name` should be new"):
+        homeostasis.register_cell(name, Cell(*net), param="bias")
+    run(net)
+    homeostasis.step(cells=[name])
+    twin.register_cell(name, Cell(nn.Linear(6, 3), leaky()))
+    twin.load_state_dict(homeostasis.state_dict())
+    assert torch.equal(twin.rates()[name], homeostasis.rates()[name])
+    homeostasis.remove_cell(name)
+    assert not homeostasis.state_dict()
+    assert not hooks_of(net)
+
+
+def test_a_neuron_may_be_called_like_an_attribute_of_a_module():
+    net = nn.Sequential()
+    net.add_module("fc", nn.Linear(6, 3))
+    net.add_module("values", leaky())
+    assert list(LinearHomeostasis(0.1, 0.1).attach(net).cells) == ["values"]
+
+
+@pytest.mark.parametrize("name", ["", None, 1])
+def test_a_name_that_is_none_is_refused(name):
     homeostasis = LinearHomeostasis(0.1, 0.1)
-    cell = Cell(nn.Linear(6, 3), leaky())
-    with pytest.raises(ArgumentError, match="no attribute of a module"):
-        homeostasis.register_cell("forward", cell)
+    with pytest.raises(ArgumentError, match="`name` should be new and not empty, and a string"):
+        homeostasis.register_cell(name, Cell(nn.Linear(6, 3), leaky()))
+    assert not homeostasis.cells
+
+
+def test_a_neuron_in_the_place_of_a_cell_is_refused():
+    with pytest.raises(ArgumentError, match=r"Found `cell = Leaky\(\)`. Build one"):
+        LinearHomeostasis(0.1, 0.1).register_cell("lif", leaky())
+
+
+SHARED = CumulativeRate()
+
+
+@pytest.mark.parametrize(
+    ("rate", "message"),
+    [(lambda: SHARED, "return a new estimator at each call"), (lambda: 0.1, "return a RateEstimator")],
+)
+def test_a_rate_that_makes_no_new_estimator_is_refused(rate, message):
+    net = a_net()
+    homeostasis = LinearHomeostasis(0.1, 0.2, rate=rate)
+    with pytest.raises(ArgumentError, match=message):
+        homeostasis.attach(net)
+    assert not homeostasis.cells
+    assert not hooks_of(net)
 
 
 @pytest.mark.parametrize(
@@ -488,6 +537,129 @@ def test_names_with_dots_survive_a_checkpoint():
     assert list(loaded.rates()) == ["0.lif", "1.0.lif"]
     for name, rate in homeostasis.rates().items():
         assert torch.equal(loaded.rates()[name], rate)
+
+
+# --- sharing and leaving -------------------------------------------------------------------------
+
+
+def two_rules(**settings) -> tuple[nn.Sequential, Cell, LinearHomeostasis, LinearHomeostasis]:
+    """Two rules on one cell, with contributions of both in its slot."""
+    net = nn.Sequential(nn.Linear(6, 8), leaky())
+    cell, first, second = Cell(*net), LinearHomeostasis(0.1, 0.2), LinearHomeostasis(0.1, 0.9)
+    for rule, own in ((first, settings), (second, {})):
+        rule.register_cell("cell", cell, **own)
+    run(net)
+    first()
+    alone = cell.updater.weight.pos - cell.updater.weight.neg
+    second()
+    return net, cell, first, second, cell.updater.weight.pos - cell.updater.weight.neg - alone
+
+
+LEAVES = {
+    "clear": LinearHomeostasis.clear,
+    "remove": LinearHomeostasis.remove,
+    "remove_cell": lambda rule: rule.remove_cell("cell"),
+}
+
+
+@pytest.mark.parametrize("leave", LEAVES)
+def test_a_rule_that_leaves_takes_only_its_own_parts_along(leave):
+    net, _, first, second, part = two_rules()
+    LEAVES[leave](first)
+    before = net[0].weight.detach().clone()
+    rate = second.rates()["cell"]
+    second.update()
+    torch.testing.assert_close(net[0].weight, before + part)
+    assert torch.equal(second.rates()["cell"], rate)
+
+
+def test_a_dropped_rule_takes_its_parts_and_bounds_along():
+    net, cell, first, second, part = two_rules(bounds=ClampBounds(-1.0, 1.0))
+    assert cell.updater.weight.bounds is not None
+    del first
+    assert cell.updater.weight.bounds is None
+    before = net[0].weight.detach().clone()
+    second.update()
+    torch.testing.assert_close(net[0].weight, before + part)
+
+
+@pytest.mark.parametrize("param", ["weight", "bias"])
+def test_parts_of_another_param_of_the_cell_survive_a_clear(param):
+    net = nn.Sequential(nn.Linear(6, 8), leaky())
+    first, second = LinearHomeostasis(0.1, 0.2, param), LinearHomeostasis(0.1, 0.9, "bias")
+    cell = Cell(*net)
+    first.register_cell("cell", cell)
+    second.register_cell("cell", cell)
+    run(net)
+    second()
+    first.clear()
+    assert cell.updater.bias.pending
+
+
+def test_bounds_leave_with_the_rule_that_brought_them():
+    net = nn.Sequential(nn.Linear(6, 8), leaky())
+    cell, bounds = Cell(*net), ClampBounds(-1.0, 1.0)
+    first, second = LinearHomeostasis(0.1, 0.2, bounds=bounds), LinearHomeostasis(0.1, 0.9)
+    first.register_cell("weight", cell)
+    second.register_cell("weight", cell)
+    first.register_cell("bias", cell, param="bias")
+    first.remove_cell("weight")
+    assert cell.updater.weight.bounds is None
+    assert cell.updater.bias.bounds == bounds
+    second.register_cell("bias", cell, param="bias", bounds=ClampBounds(-1.0, 1.0))
+    first.remove()
+    assert cell.updater.bias.bounds == bounds  # of the second
+    second.remove()
+    second.register_cell("again", cell, param="bias")
+    assert cell.updater.bias.bounds is None
+
+
+def test_bounds_set_by_hand_end_with_the_last_rule():
+    _, homeostasis = attached()
+    cell = homeostasis.cells["1"]
+    cell.updater.weight.bounds = ClampBounds(-1.0, 1.0)
+    homeostasis.register_cell("bias", cell, param="bias")
+    homeostasis.remove_cell("1")
+    assert cell.updater.weight.bounds is not None
+    homeostasis.remove()
+    LinearHomeostasis(0.1, 0.2).register_cell("again", cell)
+    with pytest.raises(RemovedCellError):  # that rule is gone
+        _ = cell.updater.weight
+    again = LinearHomeostasis(0.1, 0.2)
+    again.register_cell("again", cell)
+    assert cell.updater.weight.bounds is None
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+@pytest.mark.parametrize("by_hand", [False, True])
+def test_bounds_of_a_shared_weight_hold_when_the_other_cell_steps(frozen, by_hand):
+    layer, first, second = nn.Linear(6, 8), leaky(), leaky()
+    homeostasis, bounds = LinearHomeostasis(50.0, 0.2), ClampBounds(-0.1, 0.1)
+    cell = Cell(layer, first)
+    homeostasis.register_cell("bounded", cell, bounds=None if by_hand else bounds)
+    homeostasis.register_cell("free", Cell(layer, second))
+    if by_hand:
+        cell.updater.weight.bounds = bounds
+    with torch.no_grad():
+        for neuron in (first, second):
+            neuron(layer(3 * torch.rand(4, 6)))
+    first.train(not frozen)
+    homeostasis.step(cells=["free"])
+    assert layer.weight.abs().max() <= 0.1
+
+
+def test_a_refused_registration_leaves_the_cell_as_it_was():
+    net, homeostasis = attached()
+    homeostasis.remove_cell("1")
+    other = nn.Linear(6, 8)
+    other.weight = net[0].weight
+    homeostasis.register_cell("tied", Cell(other, net[3]), bounds=ClampBounds(-1.0, 1.0))
+    cell = Cell(net[0], net[1])
+    with pytest.raises(ArgumentError, match="be the same wherever one parameter is regulated"):
+        homeostasis.register_cell("cell", cell, bounds=ClampBounds(-2.0, 2.0))
+    assert cell.updater.weight.bounds is None
+    assert list(homeostasis.cells) == ["3", "tied"]
+    assert hooks_of(net[1])  # of the cell, which is there without a rule
 
 
 # --- freezing --------------------------------------------------------------------------------

@@ -2,7 +2,8 @@
 
 from .cell import Cell
 from .checks import owner_of, require_finite_cells, require_no_waiting_graph
-from .registry import key_of, require_new, select, set_bounds
+from .registration import Registration
+from .registry import require_new, select
 from .settings import MEANS, SUMS, BatchReduction, Settings
 from .state import CellState
 from .targets import Target, check_target
@@ -14,15 +15,14 @@ __all__ = [
     "BatchReduction",
     "Cell",
     "CellState",
+    "Registration",
     "Settings",
     "Target",
     "Unit",
     "check_target",
-    "key_of",
     "owner_of",
     "require_finite_cells",
     "require_new",
     "require_no_waiting_graph",
     "select",
-    "set_bounds",
 ]

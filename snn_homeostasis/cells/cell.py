@@ -97,9 +97,12 @@ class Cell:
 
     def unlisten(self, listener: SpikeListener) -> None:
         """Ends `listen`. Without listeners the cell leaves the neuron and closes its slots."""
-        self._listeners = [other for other in self._listeners if other is not listener]
+        others = [other for other in self._listeners if other is not listener]
+        if others == self._listeners:
+            return
+        self._listeners = others
         self.neuron.unlisten(listener)
-        if not self._listeners:
+        if not others:
             self.neuron.close()
             self.updater.close()
 

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping
 from torch import nn
 
 from ..errors import require
+from ..observe import RateEstimator
 from ..updates import UpdateBounds, common_bounds
 from .cell import Cell
 from .unit import Unit
@@ -12,9 +13,13 @@ from .unit import Unit
 __all__ = ["key_of", "require_new", "select", "set_bounds"]
 
 
+NO_MODULES = nn.ModuleDict()
+
+
 def key_of(name: str) -> str:
-    """Returns the name of a cell as the key of a submodule, which may hold no dot."""
-    return name.replace(".", "/")
+    """Returns the name of a cell as the key of a submodule, which holds no dot and is no attribute."""
+    key = name.replace(".", "/")
+    return f"{key}/" if hasattr(NO_MODULES, key) else key
 
 
 def select(units: Mapping[str, Unit], cells: Iterable[str] | None) -> list[Unit]:
@@ -32,13 +37,11 @@ def select(units: Mapping[str, Unit], cells: Iterable[str] | None) -> list[Unit]
 def require_new(units: Mapping[str, Unit], name: str, cell: Cell, param: str) -> None:
     """Raises ArgumentError if the name of a cell, or the cell with this param, is there already."""
     taken = set(map(key_of, units))
-    require(
-        bool(name) and key_of(name) not in taken and not hasattr(nn.ModuleDict, key_of(name)),
-        "name",
-        "be new and not empty, and no attribute of a module",
-        name,
-        "Choose another, or `remove_cell` the old one.",
-    )
+    is_new = isinstance(name, str) and bool(name) and key_of(name) not in taken
+    remedy = "Choose another, or `remove_cell` the old one."
+    require(is_new, "name", "be new and not empty, and a string", name, remedy)
+    remedy = "Build one: `register_cell(name, Cell(layer, neuron))`."
+    require(isinstance(cell, Cell), "cell", "be a Cell", cell, remedy)
     for unit in units.values():
         same = unit.cell.connection.layer is cell.connection.layer
         same = same and unit.cell.neuron.module is cell.neuron.module
@@ -53,11 +56,21 @@ def require_new(units: Mapping[str, Unit], name: str, cell: Cell, param: str) ->
         )
 
 
+def require_own_rate(units: Iterable[Unit], new: Unit) -> None:
+    """Raises ArgumentError unless a new unit has an estimator of its own."""
+    remedy = "Pass the class, or `functools.partial(ExponentialRate, tau=200)`."
+    is_estimator = isinstance(new.rate, RateEstimator)
+    require(is_estimator, "rate", "return a RateEstimator", new.rate, remedy)
+    is_own = all(unit.rate is not new.rate for unit in units)
+    require(is_own, "rate", "return a new estimator at each call", new.rate, remedy)
+
+
 def set_bounds(units: Iterable[Unit], new: Unit, bounds: UpdateBounds | None) -> None:
-    """Gives the slot of a new unit its bounds, unless a layer with the same parameter has others."""
+    """Gives the slot of a new unit its bounds; raises ArgumentError where the same parameter has others."""
     leaf = new.slot.reference.leaf
     slots = [slot for unit in (*units, new) for slot in unit.slots.values()]
     tied = [slot.bounds for slot in slots if slot.reference.leaf is leaf]
     common_bounds(new.slot.reference, *tied, bounds)
     if bounds is not None:
+        new.slot.claims[new.rate] = bounds  # first, because an interruption may come in between
         new.slot.bounds = bounds

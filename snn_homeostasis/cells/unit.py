@@ -50,29 +50,31 @@ class Unit:
         return nn.ModuleDict({"rate": self.rate, "state": self.state, "slots": nn.ModuleDict(self.slots)})
 
     def reset(self) -> None:
-        """Forgets what was observed, and empties the slots."""
+        """Forgets what was observed, and what waits in the slots, except from other rules."""
         self.rate.reset()
         self.hook.forget()
         for slot in self.slots.values():
-            slot.empty()
+            slot.drop(self.rate, None)
 
     def listen(self) -> None:
         """Starts the observation."""
-        self._pauses = 0
+        self._pauses: set[object] = set()
         self.cell.listen(self.rate)
 
-    def pause(self) -> None:
-        """Stops the observation until `resume` is called as often."""
-        self._pauses += 1
-        self.switch()
+    def leave(self) -> None:
+        """Ends the observation, and takes back what the slots have of this unit."""
+        for slot in self.slots.values():
+            slot.leave(self.rate)
+        self.cell.unlisten(self.rate)
 
-    def resume(self) -> None:
-        """Ends one `pause`."""
-        self._pauses -= 1
-        self.switch()
+    def pause(self, reason: object) -> None:
+        """Stops the observation until each reason is gone."""
+        self._pauses.add(reason)
+        self.cell.switch(self.rate, is_on=False)
 
-    def switch(self) -> None:
-        """Observes the neuron exactly if nothing pauses this unit."""
+    def resume(self, reason: object) -> None:
+        """Ends a `pause`."""
+        self._pauses.discard(reason)
         self.cell.switch(self.rate, is_on=not self._pauses)
 
     def estimate(self, target: Target | None) -> tuple[Tensor, Target]:

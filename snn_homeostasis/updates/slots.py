@@ -22,6 +22,7 @@ class Contribution(NamedTuple):
     neg: Tensor | None
     samples: int = 1  # over which the parts are reduced
     summed: bool = False  # in place of a mean over the samples
+    source: object = None  # the estimator of the rule; None for parts that were added by hand
 
 
 class Slot(TensorState):
@@ -39,6 +40,7 @@ class Slot(TensorState):
         sharded: whether each process holds a piece of the parameter.
         shared: whether several processes train the parameter, and have to sum what they contribute.
         bounds: a bound, any callable ``(param, pos, neg) -> delta``, or None.
+        claims: the bounds that each rule on this slot was given; the source of a rule is its estimator.
         warned_stuck: whether the user knows that a row of the parameter is stuck at a limit.
     """
 
@@ -56,6 +58,7 @@ class Slot(TensorState):
         self.residue: Tensor | None = None
         self._checked_form: Callable[[], object] = lambda: None
         self.bounds: UpdateBounds | None = None
+        self.claims: dict[object, UpdateBounds] = {}
 
     def __setattr__(self, name: str, value: Any) -> None:
         # in place of a property, whose getter every step would call several times for each cell
@@ -115,18 +118,34 @@ class Slot(TensorState):
             self.contributions.append(self.checked(pos, neg, self.samples()))
 
     def checked(
-        self, pos: Tensor | None, neg: Tensor | None, samples: int, summed: bool = False
+        self,
+        pos: Tensor | None,
+        neg: Tensor | None,
+        samples: int,
+        summed: bool = False,
+        source: object = None,
     ) -> Contribution:
         """Checks two parts as `add` does, and copies them, so that they can wait."""
         self.require_changeable()
         param = self.reference.tensor
         exact = torch.promote_types(param.dtype, torch.float32)
         up, down = (self._fitted(*part, param, exact) for part in ((pos, "pos"), (neg, "neg")))
-        return Contribution(up.clone(), down.abs(), samples, summed)
+        return Contribution(up.clone(), down.abs(), samples, summed, source)
 
     def empty(self) -> None:
         """Drops what waits; the residue of half precision stays."""
         self.contributions.clear()
+
+    def drop(self, *sources: object) -> None:
+        """Drops what some sources have added."""
+        self.contributions[:] = [each for each in self.contributions if each.source not in sources]
+
+    def leave(self, source: object) -> None:
+        """Drops what a source has added, and its bounds, unless another rule was given the same."""
+        self.drop(source)
+        claim = self.claims.pop(source, None)
+        if claim is not None and claim == self.bounds and claim not in self.claims.values():
+            self.bounds = None
 
     @property
     def pending_samples(self) -> int:

@@ -56,9 +56,11 @@ class Updater:
             slot.empty()
 
     def close(self) -> None:
-        """Empties every slot; nobody can use them until a homeostasis registers the cell again."""
+        """Empties every slot and lifts its bounds; nobody can use them until the cell is registered again."""
         self.is_open = False
         self.clear()
+        for slot in self.slots.values():
+            slot.bounds = None
 
     def slot(self, kind: str) -> Slot:
         """Returns the slot of ``"weight"``, ``"bias"`` or ``"delay"``, if the layer has it."""

@@ -1,0 +1,115 @@
+"""The cells of a homeostasis: they come, they go, and they are copied along with their model."""
+
+from abc import abstractmethod
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from types import MappingProxyType
+from typing import Any, ClassVar
+
+from torch import nn
+
+from ..following import Release, when_collected
+from ..state import CopiedAlong
+from .cell import Cell
+from .registry import key_of, require_new, require_own_rate, select, set_bounds
+from .settings import Settings
+from .unit import Unit
+
+__all__ = ["Registration"]
+
+
+class Registration(CopiedAlong):
+    """The part of a homeostasis that holds its cells.
+
+    Args:
+        defaults: the settings of cells that do not override them.
+    """
+
+    ties: ClassVar[frozenset[str]] = frozenset({"_releases"})
+    training: bool
+
+    def __init__(self, defaults: Settings) -> None:
+        super().__init__()
+        self.defaults = defaults
+        self.registered = nn.ModuleDict()  # what a checkpoint holds of the units
+        self._units: dict[str, Unit] = {}
+        self._tie()
+
+    @property
+    def units(self) -> Mapping[str, Unit]:
+        """The registered units by name, in order of registration."""
+        return MappingProxyType(self._units)
+
+    @property
+    def cells(self) -> Mapping[str, Cell]:
+        """The registered cells by name, in order of registration."""
+        return MappingProxyType({name: unit.cell for name, unit in self._units.items()})
+
+    def register_cell(self, name: str, cell: Cell, **overrides: Any) -> Unit:
+        """Adds one cell, and returns its unit: ``unit.cell``, ``unit.state``, ``unit.rate``.
+
+        Args:
+            name: identifies it in `rates`, `cells` and errors.
+            cell: the cell.
+            **overrides: any argument of the constructor, for this cell alone.
+
+        Raises:
+            ArgumentError: if the name, or the cell with this param, is registered already;
+                if the layer lacks the param; or for a value that cannot work.
+            UnsupportedLayerError: if the param cannot change in place.
+        """
+        settings = self.defaults.override(overrides)
+        require_new(self._units, name, cell, settings.param)
+        unit = Unit(name, cell, settings)
+        require_own_rate(self._units.values(), unit)
+        self._watch(unit)
+        try:
+            set_bounds(self._units.values(), unit, settings.bounds)
+            self._admit(unit)
+            unit.rate.train(self.training)
+            self.registered[key_of(name)] = unit.saved()
+            self._units[name] = unit
+            unit.listen()
+        except BaseException:  # also an interruption: a cell is registered or it is not
+            self._forget(unit)
+            raise
+        return unit
+
+    def remove_cell(self, name: str) -> None:
+        """Takes the hook of one cell off and forgets the cell, and what its rule has left in the slots."""
+        (unit,) = select(self._units, [name])
+        self._forget(unit)
+
+    @contextmanager
+    def pause(self) -> Iterator[None]:
+        """Observes nothing inside the ``with`` block; the hooks are off.
+
+        For code that runs the model more often than once for each `step`, such as the closure of
+        LBFGS. `step` still works inside, with what was observed before.
+        """
+        this = object()
+        with ExitStack() as stack:
+            for unit in self._units.values():
+                stack.callback(unit.resume, this)  # first, because an interruption may come in between
+                unit.pause(this)
+            yield
+
+    @abstractmethod
+    def _admit(self, unit: Unit) -> None:
+        """Prepares a new unit; raises ArgumentError for settings that cannot work here."""
+
+    def _tie(self) -> None:
+        self._releases: dict[str, Release] = {}
+        for unit in self._units.values():
+            self._watch(unit)
+            unit.listen()
+
+    def _watch(self, unit: Unit) -> None:
+        """Lets a unit leave its cell when it is forgotten, or when this object is gone."""
+        self._releases[unit.name] = when_collected(self, unit.leave)
+
+    def _forget(self, unit: Unit) -> None:
+        self._releases.pop(unit.name)()
+        self._units.pop(unit.name, None)
+        if key_of(unit.name) in self.registered:
+            del self.registered[key_of(unit.name)]
