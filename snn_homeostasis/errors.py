@@ -12,6 +12,7 @@ __all__ = [
     "NonFiniteError",
     "ProcessMismatchError",
     "RemovedCellError",
+    "ReplacedModuleError",
     "UnpairedNeuronError",
     "UnsupportedLayerError",
     "UnsupportedNeuronError",
@@ -59,6 +60,10 @@ class ProcessMismatchError(HomeostasisError, RuntimeError):
 
 class RemovedCellError(HomeostasisError, RuntimeError):
     """A cell is used after it was removed."""
+
+
+class ReplacedModuleError(HomeostasisError, RuntimeError):
+    """A layer or a neuron was replaced in the model after it was attached."""
 
 
 class HomeostasisWarning(UserWarning):

@@ -16,7 +16,7 @@ from .cells import (
     owner_of,
     require_finite_cells,
     require_new,
-    require_no_waiting_graph,
+    require_ready,
     select,
 )
 from .discovery import Choice, build_cells, find_cells, require_model, warn_about
@@ -164,7 +164,7 @@ class Homeostasis(Registration, Reports, Rule, nn.Module):
 
         Raises:
             NonFiniteError: if a change is not finite.
-            WaitingGraphError: if a graph that waits for its backward needs a parameter.
+            WaitingGraphError: if a waiting graph needs a parameter; ReplacedModuleError: if no model does.
             ProcessMismatchError: if processes that train one model differ in their cells.
                 All of them drop what waits in their slots, also when one of them has raised.
 
@@ -174,7 +174,7 @@ class Homeostasis(Registration, Reports, Rule, nn.Module):
         active = [unit for unit in units if unit.active]
         waiting, several = [unit for unit in active if unit.pending], processes.group is not None
         with processes.deferring(Exception):
-            require_no_waiting_graph(active)
+            require_ready(active)
             self._groups.reshard()
             if several:  # membranes differ between processes: all learn of a fault before they sum
                 require_finite_cells(waiting)

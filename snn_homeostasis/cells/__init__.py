@@ -1,7 +1,8 @@
 """Cells: a layer with the neuron that it drives; units: cells with all that a rule keeps for them."""
 
 from .cell import Cell
-from .checks import owner_of, require_finite_cells, require_no_waiting_graph
+from .checks import owner_of, require_finite_cells, require_ready
+from .places import Places
 from .registration import Registration
 from .registry import require_new, select
 from .settings import MEANS, SUMS, BatchReduction, Settings
@@ -15,6 +16,7 @@ __all__ = [
     "BatchReduction",
     "Cell",
     "CellState",
+    "Places",
     "Registration",
     "Settings",
     "Target",
@@ -23,6 +25,6 @@ __all__ = [
     "owner_of",
     "require_finite_cells",
     "require_new",
-    "require_no_waiting_graph",
+    "require_ready",
     "select",
 ]

@@ -12,6 +12,7 @@ from ..errors import require
 from ..layers import connect_cell
 from ..observe import SpikeHook, SpikeListener, check_neuron
 from ..updates import Updater
+from .places import Places
 
 __all__ = ["Cell"]
 
@@ -32,6 +33,7 @@ class Cell:
         connection: the receptive view and the parameters of the layer.
         neuron: the hook on the neuron; ``cell.neuron.module`` is the user's own.
         updater: the slots.
+        places: where the model holds the modules, if that is known.
 
     Raises:
         UnsupportedLayerError: for a layer whose view is unknown, or that cannot be changed.
@@ -63,6 +65,7 @@ class Cell:
             delay_channels(self.connection, delay)
         self.neuron = SpikeHook(neuron, self.connection.require_output)
         self.updater = Updater(self.connection)
+        self.places: Places | None = None
         self._join()
         self.neuron.open()
 
@@ -81,6 +84,7 @@ class Cell:
         twin.connection = copy.deepcopy(self.connection, memo)
         twin.neuron = self.neuron.copied(twin.connection.require_output, memo)
         twin.updater = copy.deepcopy(self.updater, memo)
+        twin.places = copy.deepcopy(self.places, memo)
         twin._join()
         return twin
 

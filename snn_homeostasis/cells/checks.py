@@ -1,15 +1,36 @@
-"""What has to hold before parameters change: no graph waits for them, and all is finite."""
+"""What has to hold before parameters change: the model uses them, no graph waits for them, all is finite."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
-from ..errors import WaitingGraphError
+from ..errors import ReplacedModuleError, WaitingGraphError
 from ..updates import Change, Slot, is_needed_by, require_finite
 from .unit import Unit
 
-__all__ = ["owner_of", "require_finite_cells", "require_no_waiting_graph"]
+__all__ = ["owner_of", "require_finite_cells", "require_ready"]
 
 
-def require_no_waiting_graph(units: Iterable[Unit]) -> None:
+def require_ready(units: Collection[Unit]) -> None:
+    """Raises ReplacedModuleError or WaitingGraphError if the parameters of some cells must not change."""
+    _require_in_place(units)
+    _require_no_waiting_graph(units)
+
+
+def _require_in_place(units: Iterable[Unit]) -> None:
+    """Raises ReplacedModuleError if a model does not hold the layer or the neuron of a cell any more."""
+    replaced = [
+        f"`{path}` of cell {unit.name!r} replaced by {'nothing' if now is None else type(now).__name__}"
+        for unit in units
+        if (places := unit.cell.places) is not None
+        for path, now in places.replaced().items()
+    ]
+    if replaced:
+        raise ReplacedModuleError(
+            "`model` should hold the layers and neurons that were attached. Found "
+            f"{', '.join(replaced)}. Call `remove()`, then `attach` the model as it is now."
+        )
+
+
+def _require_no_waiting_graph(units: Iterable[Unit]) -> None:
     """Raises WaitingGraphError if the last observed call of a cell needs a parameter as it is."""
     waiting = [
         repr(unit.name)

@@ -162,7 +162,9 @@ class Unit:
             )
 
     def _why_unobserved(self) -> str:
-        hook = self.hook
+        hook, places = self.hook, self.cell.places
+        if places is not None and places.replaced():
+            return "the model holds another module in its place; call `remove()`, then `attach` it again"
         if hook.frozen:
             return "it ran in eval mode; call `.train()` on the model"
         if hook.samples:

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from ..cells import Cell
+from ..cells import Cell, Places
 from ..delays import is_trainable_delay
 from ..errors import UnpairedNeuronError, require, warn
 from ..layers import is_layer
@@ -49,9 +49,12 @@ class FoundCell:
 
     def build(self, model: nn.Module) -> Cell:
         """Builds the cell of these modules; errors as in `Cell`."""
-        layer, neuron = model.get_submodule(self.layer), model.get_submodule(self.neuron)
-        between = (None if path is None else model.get_submodule(path) for path in (self.norm, self.delay))
-        return Cell(layer, neuron, *between, sign=-1 if self.sign < 0 else 1)
+        paths = (self.layer, self.neuron, self.norm, self.delay)
+        modules = {path: model.get_submodule(path) for path in paths if path is not None}
+        between = (None if path is None else modules[path] for path in (self.norm, self.delay))
+        cell = Cell(modules[self.layer], modules[self.neuron], *between, sign=-1 if self.sign < 0 else 1)
+        cell.places = Places(model, modules)
+        return cell
 
 
 def require_model(model: object) -> None:
