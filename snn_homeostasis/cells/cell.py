@@ -5,14 +5,15 @@ import weakref
 from collections.abc import Callable
 from typing import Any, Self
 
-from torch import Tensor, nn
+from torch import nn
 
 from ..delays import delay_channels
 from ..errors import require
 from ..layers import connect_cell
-from ..observe import SpikeHook, SpikeListener, check_neuron
+from ..observe import PresynapticHook, SpikeHook, SpikeListener, check_neuron
 from ..updates import Updater
 from .places import Places
+from .ports import Agreement, MonitorPort, require_port
 
 __all__ = ["Cell"]
 
@@ -32,6 +33,7 @@ class Cell:
     Attributes:
         connection: the receptive view and the parameters of the layer.
         neuron: the hook on the neuron; ``cell.neuron.module`` is the user's own.
+        presynaptic: the hook on the layer, off until a rule listens to what enters it.
         updater: the slots.
         places: where the model holds the modules, if that is known.
 
@@ -64,6 +66,7 @@ class Cell:
         if delay is not None:
             delay_channels(self.connection, delay)
         self.neuron = SpikeHook(neuron, self.connection.require_output)
+        self.presynaptic = PresynapticHook(layer, neuron)
         self.updater = Updater(self.connection)
         self.places: Places | None = None
         self._join()
@@ -75,7 +78,10 @@ class Cell:
         for slot in self.updater.slots.values():
             slot.samples = lambda: hook.samples  # `self` would make a cycle
         self._listeners: list[SpikeListener] = []
+        self._monitors: dict[str, Any] = {}
+        self._checks_inputs = False
         weakref.finalize(self, hook.close).atexit = False
+        weakref.finalize(self, self.presynaptic.close).atexit = False
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         """Copies the cell along with its layer and neuron; nobody listens to the copy."""
@@ -83,6 +89,7 @@ class Cell:
         vars(twin).update(vars(self))
         twin.connection = copy.deepcopy(self.connection, memo)
         twin.neuron = self.neuron.copied(twin.connection.require_output, memo)
+        twin.presynaptic = PresynapticHook(twin.connection.layer, twin.neuron.module)
         twin.updater = copy.deepcopy(self.updater, memo)
         twin.places = copy.deepcopy(self.places, memo)
         twin._join()
@@ -108,6 +115,7 @@ class Cell:
         self.neuron.unlisten(listener)
         if not others:
             self.neuron.close()
+            self.presynaptic.close()
             self.updater.close()
 
     def switch(self, listener: SpikeListener, is_on: bool) -> None:
@@ -118,29 +126,42 @@ class Cell:
     def add_monitor(
         self, name: str, attr: str, constructor: Callable[[str, nn.Module], Any], pool: Any, /, **tags: Any
     ) -> Any:
-        """Gives an inferno trainer a monitor of the spikes of this cell."""
-        port = _MonitorPort()
-        monitor = constructor(attr.rpartition(".")[2], port)
-        self.listen(port)
+        """Gives a trainer of inferno a monitor.
+
+        Args:
+            name: of the monitor.
+            attr: ``"neuron.spike"``, ``"connection.synspike"`` for what enters the layer, or
+                ``"monitors"`` for one that combines those before it.
+            constructor: makes the monitor of the last part of the name and a module.
+            pool: of the trainer; our monitors are never shared.
+            **tags: of the trainer.
+
+        Raises:
+            ArgumentError: for any other attribute.
+        """
+        require_port(attr)
+        port = MonitorPort(self._monitors)
+        monitor = self._monitors[name] = constructor(attr.rpartition(".")[2], port)
+        if attr == "connection.synspike":
+            self.listen_to_inputs(port)
+        else:
+            self.listen(port)
         return monitor
+
+    def listen_to_inputs(self, listener: SpikeListener) -> None:
+        """Hands a listener what enters the layer: nonzero inputs ``[B, *in]``, one step at a time.
+
+        Raises:
+            UnsupportedLayerError: for a layer without `Connection.presyn_receptive`.
+            ArgumentError: at the first step, if the neuron has other positions than the layer, or
+                takes whole sequences.
+        """
+        _ = self.connection.input_view  # an error comes now, not at the first step
+        if not self._checks_inputs:
+            self.listen(Agreement(self.connection, self.presynaptic))
+            self._checks_inputs = True
+        self.presynaptic.listen(listener)
 
     def __repr__(self) -> str:
         layer, neuron = type(self.connection.layer).__name__, type(self.neuron.module).__name__
         return f"Cell({layer} -> {neuron})"
-
-
-class _MonitorPort(nn.Module):
-    """A module that inferno's monitors can hook: it is called once per observed step."""
-
-    spike: Tensor
-
-    def update_step(self, spikes: Tensor) -> None:
-        self.spike = spikes != 0
-        self(self.spike)
-
-    def update(self, spikes: Tensor) -> None:
-        for step in spikes:
-            self.update_step(step)
-
-    def forward(self, spike: Tensor) -> None:
-        pass

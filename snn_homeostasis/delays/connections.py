@@ -4,8 +4,17 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
-from ..errors import require
-from ..layers import ChannelConnection, Connection, DenseConnection, connect, is_layer, refer
+from ..errors import UnsupportedLayerError, require
+from ..layers import (
+    ChannelConnection,
+    Connection,
+    DenseConnection,
+    InputView,
+    connect,
+    input_view,
+    is_layer,
+    refer,
+)
 from .base import DelayedLayer
 from .layers import DelayedConv2d, DelayedLinear
 
@@ -31,6 +40,15 @@ class DelayedDenseConnection(DelayedConnection, DenseConnection):
 @connect.register(DelayedConv2d)
 class DelayedChannelConnection(DelayedConnection, ChannelConnection):
     """The connection of a `DelayedConv2d`."""
+
+
+@input_view.register
+def _(layer: DelayedLayer) -> InputView:
+    raise UnsupportedLayerError(
+        "`layer` should have no delays for a rule that needs its input. Found "
+        f"`layer = {type(layer).__name__}`, where spikes arrive at another time at each weight. Take a plain "
+        "layer, or a rule that needs only the rate."
+    )
 
 
 def is_delay(module: nn.Module) -> bool:

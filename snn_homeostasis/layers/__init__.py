@@ -5,6 +5,7 @@ from .connections import ChannelConnection, DenseConnection, OneToOneConnection,
 from .inner import connect_cell, inner_layers
 from .norms import has_bias_per_feature
 from .parameters import ParameterReference, refer
+from .presynaptic import InputView, input_view
 from .sharded import full, is_distributed, is_sharded, local, mesh_group, replicate_as
 from .upstream import register
 
@@ -12,6 +13,7 @@ __all__ = [
     "ChannelConnection",
     "Connection",
     "DenseConnection",
+    "InputView",
     "OneToOneConnection",
     "ParameterReference",
     "connect",
@@ -19,6 +21,7 @@ __all__ = [
     "full",
     "has_bias_per_feature",
     "inner_layers",
+    "input_view",
     "is_distributed",
     "is_layer",
     "is_sharded",

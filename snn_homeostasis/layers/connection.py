@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from ..errors import ArgumentError, UnsupportedLayerError
 from .parameters import refer
+from .presynaptic import InputView, input_view
 
 __all__ = ["Connection", "weight_shape"]
 
@@ -29,6 +30,7 @@ class Connection(ABC):
         limits: the range that a parameter never leaves, whatever its bounds, by kind.
 
     >>> import torch
+    >>> from snn_homeostasis import connect
     >>> connection = connect(torch.nn.Conv1d(2, 3, 5))
     >>> connection.postsyn_receptive(torch.rand(4, 3, 7)).shape  # [B, F, 1, 1, L]
     torch.Size([4, 3, 1, 1, 7])
@@ -36,7 +38,8 @@ class Connection(ABC):
 
     names: ClassVar[dict[str, str]] = {"weight": "weight", "bias": "bias"}
     gates = 1
-    dt = 1.0  # inferno's trainers read it: time is in steps here
+    dt = 1.0  # inferno's trainers read these two: time is in steps, and spikes arrive at once
+    delayedby = None
 
     def __init__(self, layer: nn.Module, norm: nn.Module | None = None, gates: int | None = None) -> None:
         self.layer, self.norm = layer, norm
@@ -86,6 +89,29 @@ class Connection(ABC):
         if self.gates > 1:
             rows = rows.repeat(1, self.gates, 1)
         return rows.reshape(*rows.shape[:2], *self._trailing, rows.shape[2]) if self._trailing else rows
+
+    def presyn_receptive(self, x: Tensor) -> Tensor:
+        """Lays data of the shape of the layer's input out against the weight.
+
+        A postsynaptic spike at position l meets the input that the weight sees for that position. A
+        rule with both sides multiplies this view by `postsyn_receptive` and sums over L.
+
+        Args:
+            x: ``[B, *in]``.
+
+        Returns:
+            ``[B, ..., L]``: ``...`` broadcasts with the weight, L are the positions of
+            `postsyn_receptive`.
+
+        Raises:
+            UnsupportedLayerError: for a kind of layer without such a view.
+        """
+        return self.input_view(x)
+
+    @cached_property
+    def input_view(self) -> InputView:
+        """What `presyn_receptive` calls; raises UnsupportedLayerError for a kind of layer without one."""
+        return input_view(self.layer)
 
     def like_bias(self, k: Tensor) -> Tensor:
         """Reduced receptive data (without B and L) in the shape of the bias."""

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from ..errors import UnsupportedLayerError
 from .connection import Connection, weight_shape
+from .presynaptic import InputView
 
 __all__ = ["ChannelConnection", "Connection", "DenseConnection", "OneToOneConnection", "connect", "is_layer"]
 
@@ -80,6 +81,10 @@ class OneToOneConnection(Connection):
 
     def postsyn_receptive(self, x: Tensor) -> Tensor:
         return self.positions(x).reshape(len(x), *weight_shape(self), -1)
+
+    @property
+    def input_view(self) -> InputView:
+        return self.postsyn_receptive
 
     def _split(self, x: Tensor) -> tuple[list[int], list[int]]:
         weight, neurons = weight_shape(self), x.shape[1:]

@@ -3,11 +3,13 @@
 from .estimator import RateEstimator
 from .hook import SpikeHook, SpikeListener
 from .neurons import all_neurons, check_neuron, is_neuron, one_step, spikes_of, threshold_without_reset
+from .presynaptic import PresynapticHook
 from .rates import CumulativeRate, ExponentialRate, WindowedRate
 
 __all__ = [
     "CumulativeRate",
     "ExponentialRate",
+    "PresynapticHook",
     "RateEstimator",
     "SpikeHook",
     "SpikeListener",
