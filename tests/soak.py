@@ -1,6 +1,6 @@
 """Trains a small net for long: memory must not grow, and the reported rate not drift.
 
-python tests/soak.py [iterations]
+python tests/soak.py [iterations] [device]
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Soaked:
 
     Attributes:
         drift: the largest relative difference between a reported and a recounted rate.
-        growth: of the process memory from the middle of the run to its end, in MiB.
+        growth: of the memory from the middle of the run to its end, in MiB.
         state: bytes of the state of the homeostasis at the end.
     """
 
@@ -52,7 +52,10 @@ def round_trip(homeostasis: LinearHomeostasis) -> None:
 
 
 def memory() -> float:
+    """MiB: of the process, or, where the net is on a GPU, of its device."""
     gc.collect()
+    if torch.get_default_device().type == "cuda":
+        return torch.cuda.memory_allocated() / 2**20
     statm = Path("/proc/self/statm")
     if statm.exists():
         return int(statm.read_text().split()[1]) * resource.getpagesize() / 2**20
@@ -97,4 +100,5 @@ def soak(iterations: int, steps: int = 2) -> Soaked:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
+    torch.set_default_device(sys.argv[2] if len(sys.argv) > 2 else "cpu")
     print(soak(int(sys.argv[1]) if len(sys.argv) > 1 else 20_000))

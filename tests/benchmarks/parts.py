@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import statistics
-import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from unittest.mock import patch
@@ -14,13 +13,14 @@ from snn_homeostasis import Homeostasis, homeostasis
 
 from .models import Model
 from .overheads import attached, rounds_for
+from .timing import now
 
 __all__ = ["parts_of_a_step"]
 
 # `step` calls each of these once and looks it up here; no part runs inside another
 PARTS: dict[str, tuple[object, str]] = {
     "the rule": (Homeostasis, "forward"),
-    "is a graph waiting": (homeostasis, "require_no_waiting_graph"),
+    "is a graph waiting": (homeostasis, "require_ready"),
     "the changes": (homeostasis, "changes_of"),
     "is all finite": (homeostasis, "require_finite_cells"),
     "the additions": (homeostasis, "apply_changes"),
@@ -39,9 +39,9 @@ class Stopwatch:
         """Returns the function; each call adds its seconds under the name."""
 
         def call(*args: object, **kwargs: object) -> object:
-            start = time.perf_counter()
+            start = now()
             result = function(*args, **kwargs)
-            self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
+            self.seconds[name] = self.seconds.get(name, 0.0) + now() - start
             return result
 
         return call

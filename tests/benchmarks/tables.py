@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 import platform
 from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path
 from typing import TypeVar
 
 import torch
+from cpuinfo import get_cpu_info  # comes with pytest-benchmark
 
 from snn_homeostasis import PowerBounds
 
@@ -39,12 +39,12 @@ COLUMNS = [(name, batch) for name in MODELS for batch in overheads.BATCHES]
 
 def machine() -> str:
     """Describes the machine that measures."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    load = os.getloadavg()[0]
+    device = torch.get_default_device()
+    is_cpu = device.type == "cpu"
+    name = get_cpu_info()["brand_raw"] if is_cpu else torch.cuda.get_device_name(device)
     return (
-        f"{names[0] if names else platform.processor()}, {os.cpu_count()} cores of which one is used, "
-        f"load {load:.1f}; torch {torch.__version__}, Python {platform.python_version()}"
+        f"{name}, {os.cpu_count()} cores of which one is used, load {os.getloadavg()[0]:.1f}; "
+        f"torch {torch.__version__}, Python {platform.python_version()}"
     )
 
 

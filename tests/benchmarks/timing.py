@@ -10,14 +10,27 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import pytest
+import torch
 
-__all__ = ["Call", "Timings", "repeated", "side_by_side"]
+__all__ = ["Call", "Timings", "now", "repeated", "side_by_side"]
 
 Call = Callable[[], object]
 
 CONTROL = "control"
 WARM_UP = 3
 TOLERANCE = 0.02  # a control off by more makes all figures of its run void
+
+
+def now() -> float:
+    """Reads a clock, in seconds.
+
+    On a CPU it is the time of this thread, which other processes hardly lengthen; on a GPU it is the
+    time at which all work so far is done.
+    """
+    if torch.get_default_device().type == "cpu":
+        return time.thread_time()
+    torch.cuda.synchronize()
+    return time.perf_counter()
 
 
 @dataclass(frozen=True)
@@ -75,7 +88,7 @@ def side_by_side(
     *,
     rounds: int = 20,
     before: Mapping[str, Call] | None = None,
-    clock: Callable[[], float] = time.thread_time,
+    clock: Callable[[], float] | None = None,
 ) -> Timings:
     """Times calls in rounds, each round in a new random order.
 
@@ -84,8 +97,9 @@ def side_by_side(
             data of its own.
         rounds: how many count, after a few that warm up.
         before: name → what runs before that call, untimed.
-        clock: by default the CPU time of this thread, which other processes hardly lengthen.
+        clock: by default `now`.
     """
+    clock = clock or now
     seconds: dict[str, list[float]] = {name: [] for name in calls}
     gc.collect()
     gc.disable()
