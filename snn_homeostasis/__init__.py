@@ -12,6 +12,8 @@ The way of a spike: `observe` (what a neuron returns, the hook, the estimate) �
 neuron wants, laid out by `layers`) → `updates` (slots, bounds) → the parameter.
 """
 
+from importlib.metadata import PackageNotFoundError, version
+
 from .cells import Cell, Settings
 from .delays import DelayedConv2d, DelayedLayer, DelayedLinear
 from .discovery import FoundCell, find_cells
@@ -35,6 +37,11 @@ from .monitoring import RateHistory, plot_rates, plot_summary
 from .observe import CumulativeRate, ExponentialRate, RateEstimator, WindowedRate, one_step, spikes_of
 from .rules import LinearHomeostasis
 from .updates import Bounds, ClampBounds, PowerBounds, SharpBounds
+
+try:
+    __version__ = version("snn-homeostasis")
+except PackageNotFoundError:  # a checkout that is not installed
+    __version__ = "unknown"
 
 __all__ = [
     "ArgumentError",
