@@ -127,6 +127,12 @@ def test_a_bad_power_is_refused(power):
         PowerBounds(0.0, 1.0, power=power)
 
 
+@pytest.mark.parametrize("power", [(2.0, 2.0), 2, (2, 2.0)])
+def test_a_pair_of_equal_powers_is_that_power(power):
+    bounds = PowerBounds(0.0, 1.0, power=power)
+    assert bounds == PowerBounds(0.0, 1.0, power=2.0) != PowerBounds(0.0, 1.0, power=(2.0, 1.0))
+
+
 def test_scaled_needs_both_limits():
     with pytest.raises(ArgumentError, match="`scaled` should be False unless both limits"):
         PowerBounds(max=1.0, scaled=True)

@@ -102,6 +102,7 @@ BOUNDS = [
     ClampBounds(max=0.5),
     SharpBounds(min=-0.25),
     PowerBounds(-1.0, 1.0, power=(1.0, 2.0)),
+    PowerBounds(max=0.1, power=(2.0, 2.0)),
     PowerBounds(-1.0, 1.0, power=0.5, scaled=True),
 ]
 

@@ -128,6 +128,8 @@ class PowerBounds(Bounds):
         positive = len(self._powers) == 2 and all(mu > 0 and math.isfinite(mu) for mu in self._powers)
         remedy = "For a step function at the limit take `SharpBounds`."
         require(positive, "power", "be > 0, or a pair of such numbers", self.power, remedy)
+        upper, lower = self._powers  # a pair of equal powers is that power: the same bounds compare equal
+        object.__setattr__(self, "power", upper if upper == lower else (upper, lower))
         has_range = not self.scaled or (self.min is not None and self.max is not None)
         expected = "be False unless both limits are given"
         require(has_range, "scaled", expected, self.scaled, "Give `min` and `max`.")
@@ -240,7 +242,7 @@ def _read(numbers: Sequence[float], present: UpdateBounds | None) -> UpdateBound
         return present if kind < 0 else None
     made, (low, high) = BUILT_IN[int(kind) - 1], (limit if math.isfinite(limit) else None for limit in limits)
     if made is PowerBounds:
-        return PowerBounds(low, high, upper if upper == lower else (upper, lower), bool(scaled))
+        return PowerBounds(low, high, (upper, lower), bool(scaled))
     return made(low, high)
 
 
