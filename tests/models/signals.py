@@ -12,7 +12,8 @@ FAST, SLOW = [0, 1, 2], [3, 4, 5]
 
 @found(
     "fast.1 fast_lif", "fast_lif.recurrent fast_lif", "slow.1 slow_lif", "slow_lif.recurrent slow_lif",
-    "merge.0 merge_lif", "merge_lif.recurrent merge_lif", "fc out", example=one_step,
+    "merge.0 merge_lif", "merge_lif.recurrent merge_lif",
+    warnings=("Left out: the readout `out`",), example=one_step,
 )  # fmt: skip
 class TwoPathways(nn.Module):
     """A fast and a slow pathway of recurrent neurons, with the same current at all steps, then merged."""
