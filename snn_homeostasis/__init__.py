@@ -14,7 +14,7 @@ neuron wants, laid out by `layers`) → `updates` (slots, bounds) → the parame
 
 from importlib.metadata import PackageNotFoundError, version
 
-from .cells import Cell, Settings
+from .cells import Cell, FallingPlasticity, Settings
 from .delays import DelayedConv2d, DelayedLayer, DelayedLinear
 from .discovery import FoundCell, find_cells
 from .errors import (
@@ -34,7 +34,15 @@ from .errors import (
 from .homeostasis import Homeostasis
 from .layers import ChannelConnection, Connection, DenseConnection, OneToOneConnection, connect
 from .monitoring import RateHistory, plot_rates, plot_summary
-from .observe import CumulativeRate, ExponentialRate, RateEstimator, WindowedRate, one_step, spikes_of
+from .observe import (
+    CumulativeRate,
+    ExponentialRate,
+    RateEstimator,
+    RecentRate,
+    WindowedRate,
+    one_step,
+    spikes_of,
+)
 from .rules import LinearHomeostasis
 from .updates import Bounds, ClampBounds, PowerBounds, SharpBounds
 
@@ -56,6 +64,7 @@ __all__ = [
     "DelayedLinear",
     "DenseConnection",
     "ExponentialRate",
+    "FallingPlasticity",
     "FoundCell",
     "Homeostasis",
     "HomeostasisError",
@@ -68,6 +77,7 @@ __all__ = [
     "ProcessMismatchError",
     "RateEstimator",
     "RateHistory",
+    "RecentRate",
     "RemovedCellError",
     "ReplacedModuleError",
     "Settings",

@@ -150,7 +150,7 @@ class Homeostasis(Registration, Reports, Rule, nn.Module):
             before = None if self._updates_next else Waiting(self._slots())  # `step` has its own
             try:
                 for unit, each in zip(units, contributions, strict=True):
-                    unit.slot.contributions.append(each)
+                    unit.contribute(each)
                 if not self._updates_next or processes.group is not None:  # otherwise `update` looks
                     require_finite_cells(units, rated=units)
             except BaseException:
@@ -186,7 +186,7 @@ class Homeostasis(Registration, Reports, Rule, nn.Module):
         processes.confirm(units)
         apply_changes(changes, lambda slot: f"cell {owner_of(slot, active).name!r}")
         for unit in waiting:
-            unit.hook.forget()
+            unit.end_step()
         for hook in tuple(self._step_post_hooks.values()):
             hook(self)
 
@@ -220,7 +220,7 @@ class Homeostasis(Registration, Reports, Rule, nn.Module):
         return self
 
     def clear(self) -> None:
-        """Forgets the rate estimates and what waits in the slots."""
+        """Forgets the rate estimates, what waits in the slots, and how many steps were made."""
         for unit in self._units.values():
             unit.reset()
         self._processes.drop_errors()

@@ -78,13 +78,14 @@ class Rule(ABC):
         sums = unit.summed_estimate(target, samples=signed) if is_linear else None
         if sums is None:
             parts = self.parts(unit.cell, state, *unit.estimate(target))
-            return unit.slot.checked(*parts, samples, summed, unit.rate)
+            return unit.slot.checked(*parts, samples, summed, unit.rate, state.finish)
         term = self._linear_term(state.strength * samples if signed and summed else state.strength, *sums)
         if signed:
-            pos = unit.connection.shaped_for(state.param, term)
-            return Contribution(pos, None, samples, summed, unit.rate)
-        pos, neg = _split(unit.cell, state, term)
-        return Contribution(pos, neg.abs(), samples, summed, unit.rate)
+            pos, neg = unit.connection.shaped_for(state.param, term), None
+        else:
+            pos, below = _split(unit.cell, state, term)
+            neg = below.abs()
+        return Contribution(pos, neg, samples, summed, unit.rate, state.finish)
 
     def _linear_term(self, strength: float, total: Tensor, scale: float, target: Target) -> Tensor:
         """Applies a linear rule to the rate ``total * scale``, by its values at the rates 0 and 1."""

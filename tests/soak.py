@@ -17,7 +17,7 @@ from nets import bytes_of, leaky, spikes
 from snntorch import utils
 from torch import Tensor, nn
 
-from snn_homeostasis import ClampBounds, LinearHomeostasis
+from snn_homeostasis import ClampBounds, CumulativeRate, LinearHomeostasis
 
 EPOCH = 100
 
@@ -40,7 +40,7 @@ class Soaked:
 def build() -> tuple[nn.Module, torch.optim.Optimizer, LinearHomeostasis]:
     net = nn.Sequential(nn.Linear(6, 8), leaky(), nn.Linear(8, 3), leaky()).float()
     optimizer = torch.optim.AdamW(net.parameters(), 1e-3)
-    homeostasis = LinearHomeostasis(1e-3, 0.2, bounds=ClampBounds(-2.0, 2.0)).attach(net)
+    homeostasis = LinearHomeostasis(1e-3, 0.2, rate=CumulativeRate, bounds=ClampBounds(-2.0, 2.0)).attach(net)
     return net, optimizer, homeostasis.follow(optimizer)
 
 

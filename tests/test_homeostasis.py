@@ -111,7 +111,9 @@ def test_what_is_no_model_is_refused_by_name(find, model, found):
 
 
 def test_a_model_in_the_place_of_the_plasticity_is_refused():
-    with pytest.raises(ArgumentError, match=re.escape("LinearHomeostasis(0.01, target=0.1).attach(model)")):
+    with pytest.raises(
+        ArgumentError, match=re.escape("LinearHomeostasis(target=0.1, param='bias').attach(model)")
+    ):
         LinearHomeostasis(a_net(), 0.1)
 
 

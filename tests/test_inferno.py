@@ -47,7 +47,9 @@ def history(builts, kind, step):
 
 
 def history_of_ours(builts, kind, **settings):
-    homeostasis = LinearHomeostasis(**{"plasticity": PLASTICITY, "target": TARGET, "param": kind} | settings)
+    homeostasis = LinearHomeostasis(
+        PLASTICITY, param=kind, **{"target": TARGET, "rate": CumulativeRate} | settings
+    )
     for number, built in enumerate(builts):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", HomeostasisWarning)
@@ -129,7 +131,7 @@ def trained(*layers, plasticity=0.5, target=0.5):
 
 def regulated(*commanded, **settings):
     """Our rule with cells of the same names."""
-    homeostasis = LinearHomeostasis(**{"plasticity": 0.5, "target": 0.5} | settings)
+    homeostasis = LinearHomeostasis(0.5, **{"target": 0.5, "rate": CumulativeRate} | settings)
     for name, each in zip("abc", commanded, strict=False):
         homeostasis.register_cell(name, each.cell)
     return homeostasis

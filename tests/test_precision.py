@@ -16,7 +16,7 @@ HALVES = pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=s
 def test_rates_and_updates_are_right_under_autocast():
     net = linear()
     optimizer = torch.optim.AdamW(net.parameters(), 1e-2)
-    homeostasis = LinearHomeostasis(0.02, 0.2).attach(net).follow(optimizer)
+    homeostasis = LinearHomeostasis(0.02, 0.2, rate=CumulativeRate).attach(net).follow(optimizer)
     recount = Recount(net[1])
     for _ in range(4):
         with torch.autocast("cpu", torch.bfloat16):
@@ -55,7 +55,7 @@ def test_a_thousand_small_updates_add_up(dtype, start):
 @pytest.mark.parametrize("rate", [CumulativeRate, lambda: ExponentialRate(1e4)])
 def test_rates_are_exact_after_many_steps(dtype, rate):
     net = nn.Sequential(nn.Linear(4, 3), leaky()).to(dtype)
-    homeostasis = LinearHomeostasis(0.0, 0.2, rate=rate).attach(net)
+    homeostasis = LinearHomeostasis(0.01, 0.2, rate=rate).attach(net)
     estimator = homeostasis.units["1"].rate
     total, mean, weight, decay = 0.0, 0.0, 0.0, torch.tensor(-1e-4, dtype=torch.float64).exp()
     inputs = [net[0](4 * spikes(2, 4).to(dtype)) for _ in range(50)]
@@ -69,13 +69,14 @@ def test_rates_are_exact_after_many_steps(dtype, rate):
 
 @pytest.mark.parametrize(
     ("dtype", "limit", "sign"),
-    pairwise([torch.bfloat16, torch.float16], [0.1, 0.3, 0.625, 1 / 3], [1.0, -1.0]),
+    pairwise([torch.bfloat16, torch.float16], [0.1, 0.3, 0.625, 1 / 3], [1, -1]),
     ids=str,
 )
 def test_a_clamp_never_ends_outside(dtype, limit, sign):
     net = nn.Sequential(nn.Linear(1, 4), leaky()).to(dtype)
     bounds = ClampBounds(-limit, limit)
-    homeostasis = LinearHomeostasis(sign * 0.01, 0.2, bounds=bounds).attach(net)
+    homeostasis = LinearHomeostasis(0.01, 0.2, bounds=bounds)
+    homeostasis.register_cell("1", Cell(net[0], net[1], sign=sign))
     with torch.no_grad():
         net(torch.full((1, 1), -9.0, dtype=dtype))
     for _ in range(200):

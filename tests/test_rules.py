@@ -38,7 +38,7 @@ AGREEMENTS = [
 
 def registered(each, built, kind, **settings):
     """A rule with this one cell."""
-    homeostasis = LinearHomeostasis(PLASTICITY, param=kind)
+    homeostasis = LinearHomeostasis(PLASTICITY, param=kind, rate=CumulativeRate)
     cancelled = kind == "weight" and built.norm is not None
     with pytest.warns(HomeostasisWarning, match="cancels") if cancelled else nullcontext():
         homeostasis.register_cell("cell", built.cell(), **settings)
@@ -175,7 +175,7 @@ def test_target_of_a_call_ends_with_the_call(target):
 
 def runs_of(ids, builts, settings):
     """Parameters after some updates of these cells by one rule."""
-    homeostasis = LinearHomeostasis(plasticity=PLASTICITY)
+    homeostasis = LinearHomeostasis(plasticity=PLASTICITY, rate=CumulativeRate)
     for id, built, options in zip(ids, builts, settings, strict=True):
         homeostasis.register_cell(id, built.cell(), **options)
     for step in range(UPDATES):

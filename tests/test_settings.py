@@ -13,6 +13,7 @@ from snn_homeostasis import (
     ArgumentError,
     Cell,
     ClampBounds,
+    FallingPlasticity,
     LinearHomeostasis,
     PowerBounds,
     SharpBounds,
@@ -25,7 +26,7 @@ NO_PLASTICITIES = [0.0, 0, -0.1, math.nan, math.inf, True, "fast", [0.1], {"1": 
 def test_a_bad_plasticity_is_refused_wherever_it_is_given(plasticity):
     commanded, homeostasis = CommandedCell(), LinearHomeostasis(0.1, 0.2)
     unit = homeostasis.register_cell("a", commanded.cell)
-    message = re.escape(f"`plasticity` should be a finite number > 0. Found `plasticity = {plasticity!r}`.")
+    message = re.escape(f"a finite number > 0, or a FallingPlasticity. Found `plasticity = {plasticity!r}`.")
     for give in (
         lambda: LinearHomeostasis(plasticity, 0.1),
         lambda: homeostasis.register_cell("b", commanded.cell, param="bias", plasticity=plasticity),
@@ -92,6 +93,8 @@ def test_an_inhibiting_layer_keeps_its_sign_when_the_plasticity_changes():
 
 CHANGES = {
     "plasticity": 0.7,
+    "falling plasticity": FallingPlasticity(0.3, half=5, limit=0.5),
+    "natural plasticity": FallingPlasticity(half=math.inf, limit=math.inf),
     "target": 0.3,
     "param": "bias",
     "batch_reduction": torch.sum,
@@ -126,12 +129,13 @@ def used(*, stepped: bool, **settings):
 @pytest.mark.parametrize("stepped", [False, True])
 @pytest.mark.parametrize("name", CHANGES)
 def test_a_changed_setting_is_resumed(name, stepped):
+    change, name = CHANGES[name], name.rpartition(" ")[2]
     commanded, homeostasis = one_cell()
-    setattr(homeostasis.units["a"].state, name, CHANGES[name])
+    setattr(homeostasis.units["a"].state, name, change)
     commanded.fire(1, 0)
     other, resumed = used(stepped=stepped)
     resumed.load_state_dict(homeostasis.state_dict(), strict=True)
-    assert getattr(resumed.units["a"].state, name) == CHANGES[name]
+    assert getattr(resumed.units["a"].state, name) == change
     for each in (commanded, other):
         with torch.no_grad():
             each.layer.weight.zero_()

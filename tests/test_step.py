@@ -12,7 +12,7 @@ from cases import CommandedCell, case, pairwise
 from oracle import BOUNDS, Oracle, SpikeCounter, as_array
 from torch import nn
 
-from snn_homeostasis import Homeostasis, LinearHomeostasis, Settings
+from snn_homeostasis import CumulativeRate, Homeostasis, LinearHomeostasis, Settings
 
 STEPS, UPDATES, PLASTICITY = 5, 3, 0.05
 CASES = ["linear", "linear-positions", "conv2d", "conv2d-flatten", "transposed2d", "transposed2d-groups"]
@@ -59,7 +59,7 @@ def test_every_way_to_step_is_the_rule_in_plain_loops(id, kind, batch, target, r
     (reduction, reduce), (bounds, bound) = REDUCTIONS[reduction], BOUNDS[bounds]
     built.layer.to(DTYPES[dtype])
     target = a_target(target, batch, each.shape)
-    homeostasis = LinearHomeostasis(PLASTICITY, target, kind, reduction, bounds=bounds)
+    homeostasis = LinearHomeostasis(PLASTICITY, target, kind, reduction, rate=CumulativeRate, bounds=bounds)
     unit = homeostasis.register_cell("cell", built.cell())
     counter, parameter = SpikeCounter(each, built.neuron), built.parameter(kind)
     oracle = Oracle(each, kind, parameter.shape, plasticity=PLASTICITY, reduce=reduce)

@@ -3,6 +3,7 @@
 from .cell import Cell
 from .checks import owner_of, require_finite_cells, require_ready
 from .places import Places
+from .plasticity import FALLING, FallingPlasticity, Plasticity
 from .registration import Registration
 from .registry import require_new, select
 from .settings import MEANS, SUMS, BatchReduction, Settings
@@ -11,12 +12,15 @@ from .targets import Target, check_target
 from .unit import Unit
 
 __all__ = [
+    "FALLING",
     "MEANS",
     "SUMS",
     "BatchReduction",
     "Cell",
     "CellState",
+    "FallingPlasticity",
     "Places",
+    "Plasticity",
     "Registration",
     "Settings",
     "Target",

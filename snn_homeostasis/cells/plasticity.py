@@ -1,26 +1,116 @@
 """Plasticities: λ, how far a parameter moves in one step."""
 
 import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 from ..errors import require
+from ..layers import Connection
 from ..state import Code
 from .targets import is_number
 
-__all__ = ["PLASTICITY_CODE", "Plasticity", "checked_plasticity"]
+__all__ = [
+    "FALLING",
+    "PLASTICITY_CODE",
+    "FallingPlasticity",
+    "Plasticity",
+    "checked_plasticity",
+    "natural_start",
+]
 
-Plasticity = float
+BIAS_START = 0.05
+TYPICAL_RATE = 0.1  # of the inputs of a neuron, in spikes per step
+
+REMEDY = (
+    "Start with `LinearHomeostasis(target=0.1, param='bias').attach(model)`. To freeze, call `eval()`; for a "
+    "layer that inhibits, build the cell with `sign=-1`, as `attach` does."
+)
+
+
+@dataclass(frozen=True)
+class FallingPlasticity:
+    r"""A λ that falls with each step: large enough to wake a silent net, small enough to let it learn.
+
+    .. math:: \lambda_n = \frac{\text{start}}{1 + n / \text{half}}
+
+    with n the number of steps that a cell has made; `clear` starts again with n = 0. The sum over
+    all steps has no limit, so that no distance is out of reach (Robbins and Monro, 1951).
+
+    The term of the rule, after the batch reduction, is limited to ±``limit``: a saturated neuron
+    comes down as slowly as a silent one comes up. The cells of several layers that drive one neuron
+    share its step.
+
+    Args:
+        start: λ of the first step. By default 0.05 for a bias. Thresholds are near 1, and a constant
+            input of 0.05 takes a `Leaky` with ``beta=0.9`` half way to its threshold. For other
+            parameters the default moves a neuron as far: see `natural_start`.
+        half: after how many steps λ has fallen to one half; ``math.inf`` for a constant λ.
+        limit: the largest size of the term ``(r* - r) / r*``; ``math.inf`` for no limit.
+
+    Raises:
+        ArgumentError: for a value that is not a number > 0, or a start that is not finite.
+
+    >>> FallingPlasticity(0.06, half=3).at(3)
+    0.03
+    """
+
+    start: float | None = None
+    half: float = 3
+    limit: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.start is not None:
+            works = is_number(self.start) and 0 < self.start < math.inf
+            require(works, "start", "be a finite number > 0, or None", self.start, REMEDY)
+        for name, value, remedy in (
+            ("half", self.half, "Take 3, or `math.inf` for a λ that does not fall."),
+            ("limit", self.limit, "Take 1.0, or `math.inf` for no limit."),
+        ):
+            require(is_number(value) and value > 0, name, "be a number > 0", value, remedy)
+
+    def at(self, step: int, natural: float = BIAS_START) -> float:
+        """Returns λ of a step, counted from 0; ``natural`` stands for a start of None."""
+        return (natural if self.start is None else self.start) / (1.0 + step / self.half)
+
+
+Plasticity = float | FallingPlasticity
+
+FALLING = FallingPlasticity()
+
+
+def natural_start(connection: Connection, param: str) -> float:
+    """Returns the λ that moves a neuron as far as 0.05 of a bias does.
+
+    A change of all weights of a neuron moves its input by the change times the sum of its inputs,
+    which is taken as fan-in times a rate of 0.1.
+    """
+    if param == "weight":
+        return BIAS_START / (TYPICAL_RATE * connection.fan_in)
+    if param == "delay":
+        return BIAS_START * connection.limits["delay"][1]  # of the whole range
+    return BIAS_START
 
 
 def checked_plasticity(plasticity: object) -> Plasticity:
-    """Returns a plasticity; raises ArgumentError unless it is a positive, finite number."""
+    """Returns a plasticity; raises ArgumentError for what is none."""
+    if isinstance(plasticity, FallingPlasticity):
+        return plasticity
     works = is_number(plasticity) and 0 < plasticity < math.inf
-    remedy = (
-        "Start with `LinearHomeostasis(0.01, target=0.1).attach(model)`. To freeze, call `eval()`; for a "
-        "layer that inhibits, build the cell with `sign=-1`, as `attach` does."
-    )
-    require(works, "plasticity", "be a finite number > 0", plasticity, remedy)
+    require(works, "plasticity", "be a finite number > 0, or a FallingPlasticity", plasticity, REMEDY)
     assert is_number(plasticity)
     return float(plasticity)
 
 
-PLASTICITY_CODE = Code(lambda plasticity: (plasticity,), lambda numbers, present: numbers[0])
+def _write(plasticity: Plasticity) -> tuple[float, float, float, bool]:
+    """Writes start (0 for None), half and limit, and whether λ falls."""
+    if isinstance(plasticity, FallingPlasticity):
+        return (plasticity.start or 0.0, plasticity.half, plasticity.limit, True)
+    return (plasticity, math.inf, math.inf, False)
+
+
+def _read(numbers: Sequence[float], present: Plasticity) -> Plasticity:
+    start, half, limit, falls = numbers
+    return FallingPlasticity(start or None, half, limit) if falls else start
+
+
+PLASTICITY_CODE = Code(_write, _read)

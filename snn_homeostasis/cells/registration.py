@@ -11,7 +11,7 @@ from torch import nn
 from ..following import Release, when_collected
 from ..state import CopiedAlong
 from .cell import Cell
-from .registry import key_of, require_new, require_own_rate, select, set_bounds
+from .registry import count_layers, key_of, require_new, require_own_rate, select, set_bounds
 from .settings import Settings
 from .unit import Unit
 
@@ -70,6 +70,7 @@ class Registration(CopiedAlong):
             self.registered[key_of(name)] = unit.saved()
             self._units[name] = unit
             unit.listen()
+            count_layers(self._units.values())
         except BaseException:  # also an interruption: a cell is registered or it is not
             self._forget(unit)
             raise
@@ -113,3 +114,4 @@ class Registration(CopiedAlong):
         self._units.pop(unit.name, None)
         if key_of(unit.name) in self.registered:
             del self.registered[key_of(unit.name)]
+        count_layers(self._units.values())

@@ -1,6 +1,7 @@
 """What holds among the registered cells of one homeostasis: their names, and what they share."""
 
-from collections.abc import Iterable, Mapping
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Mapping
 
 from torch import nn
 
@@ -10,7 +11,7 @@ from ..updates import UpdateBounds, common_bounds
 from .cell import Cell
 from .unit import Unit
 
-__all__ = ["key_of", "require_new", "select", "set_bounds"]
+__all__ = ["count_layers", "key_of", "require_new", "select", "set_bounds"]
 
 
 NO_MODULES = nn.ModuleDict()
@@ -74,3 +75,12 @@ def set_bounds(units: Iterable[Unit], new: Unit, bounds: UpdateBounds | None) ->
     if bounds is not None:
         new.slot.claims[new.rate] = bounds  # first, because an interruption may come in between
         new.slot.bounds = bounds
+
+
+def count_layers(units: Collection[Unit]) -> None:
+    """Tells each unit how many layers drive its neuron: together they make one step."""
+    layers: dict[nn.Module, set[nn.Module]] = defaultdict(set)
+    for unit in units:
+        layers[unit.hook.module].add(unit.connection.layer)
+    for unit in units:
+        unit.state.layers = len(layers[unit.hook.module])

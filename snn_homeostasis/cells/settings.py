@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from ..errors import require
-from ..observe import CumulativeRate, RateEstimator
+from ..observe import RateEstimator, RecentRate
 from ..updates import UpdateBounds
-from .plasticity import Plasticity, checked_plasticity
+from .plasticity import FALLING, Plasticity, checked_plasticity
 from .targets import Target, check_target
 
 __all__ = ["MEANS", "PARAMS", "SUMS", "BatchReduction", "Settings", "check_reduction", "checked_param"]
@@ -33,11 +33,11 @@ class Settings:
     'bias'
     """
 
-    plasticity: Plasticity
+    plasticity: Plasticity = FALLING
     target: Target | None = None
     param: str = "weight"
     batch_reduction: BatchReduction | None = None
-    rate: Callable[[], RateEstimator] = CumulativeRate
+    rate: Callable[[], RateEstimator] = RecentRate
     bounds: UpdateBounds | None = None
 
     def __post_init__(self) -> None:

@@ -8,8 +8,9 @@ from torch import Tensor
 
 from ..errors import ArgumentError
 from ..state import Code, TensorState
+from ..updates import Finish
 from .cell import Cell
-from .plasticity import PLASTICITY_CODE, Plasticity, checked_plasticity
+from .plasticity import PLASTICITY_CODE, FallingPlasticity, Plasticity, checked_plasticity, natural_start
 from .settings import MEANS, PARAMS, SUMS, BatchReduction, Settings, check_reduction, checked_param
 from .targets import TARGET_CODE, Target, check_target
 
@@ -33,12 +34,18 @@ class CellState(TensorState):
 
     A checkpoint holds them, except a batch reduction of the user's own, which stays as it is.
 
+    Attributes:
+        steps: the number of updates that the rule of this cell had a part in.
+        contributed: whether it has added to a slot since the last of them.
+        layers: how many layers with cells of their own drive the neuron.
+
     Raises:
         ArgumentError: for a value that cannot work, whenever it is set.
         UnsupportedLayerError: for a param that cannot change.
     """
 
     state = ("target_tensor",)
+    counters = ("steps", "contributed")
     codes: ClassVar = {
         "plasticity": PLASTICITY_CODE,
         "target": TARGET_CODE,
@@ -49,6 +56,8 @@ class CellState(TensorState):
     def __init__(self, name: str, cell: Cell, settings: Settings) -> None:
         super().__init__()
         self._name, self._cell = name, cell
+        self.restart()
+        self.layers = 1
         self.param = settings.param
         self.plasticity = settings.plasticity
         self.batch_reduction = settings.batch_reduction or torch.mean
@@ -56,7 +65,7 @@ class CellState(TensorState):
 
     @property
     def plasticity(self) -> Plasticity:
-        """λ, the change of the parameter per step at ``(r* - r) / r* = 1``."""
+        """λ, the change of the parameter per step at ``(r* - r) / r* = 1``: a number, or how it falls."""
         return self._plasticity
 
     @plasticity.setter
@@ -73,6 +82,7 @@ class CellState(TensorState):
         param = checked_param(param)
         _require_param(self._name, self._cell, param)
         self._param = param
+        self._natural = natural_start(self._cell.connection, param)
         # a longer delay takes spikes apart
         self._sign = -self._cell.sign if param == "delay" else self._cell.sign
 
@@ -100,12 +110,38 @@ class CellState(TensorState):
             self.target_tensor = target.detach().clone() if isinstance(target, Tensor) else None
 
     @property
+    def step_size(self) -> float:
+        """λ of the next step."""
+        plasticity = self._plasticity
+        if isinstance(plasticity, FallingPlasticity):
+            return plasticity.at(self.steps, self._natural) / self.layers
+        return plasticity
+
+    @property
     def strength(self) -> float:
-        """The plasticity with the sign by which this parameter of this layer raises the rate."""
-        return self._sign * self._plasticity
+        """λ of the next step, with the sign by which this parameter of this layer raises the rate."""
+        return self._sign * self.step_size
+
+    @property
+    def finish(self) -> Finish | None:
+        """What is done to an update once it is reduced over the batch; None for nothing."""
+        plasticity = self._plasticity
+        if isinstance(plasticity, FallingPlasticity):
+            return Finish(plasticity.limit * self.step_size)
+        return None
+
+    def count_step(self) -> None:
+        """Counts an update, if the rule had a part in it."""
+        own = vars(self)  # an attribute of a module takes longer to set
+        own["steps"] += own["contributed"]
+        own["contributed"] = 0
+
+    def restart(self) -> None:
+        """Counts from the first step again."""
+        self.steps = self.contributed = 0
 
     def extra_repr(self) -> str:
-        return f"plasticity={self.plasticity:g}, target={self.target}, param={self.param!r}"
+        return f"plasticity={self.plasticity}, target={self.target}, param={self.param!r}"
 
 
 def _require_param(name: str, cell: Cell, param: str) -> None:

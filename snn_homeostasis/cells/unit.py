@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 from ..errors import ArgumentError, NoSpikesError, warn
 from ..observe import RateEstimator
-from ..updates import Slot
+from ..updates import Contribution, Slot
 from .cell import Cell
 from .settings import Settings
 from .state import CellState
@@ -49,9 +49,22 @@ class Unit:
         """Returns all that a checkpoint holds of this unit."""
         return nn.ModuleDict({"rate": self.rate, "state": self.state, "slots": nn.ModuleDict(self.slots)})
 
+    def contribute(self, contribution: Contribution) -> None:
+        """Adds what the rule gives to the slot."""
+        self.slot.contributions.append(contribution)
+        vars(self.state)["contributed"] = 1  # an attribute of a module takes longer to set
+
+    def end_step(self) -> None:
+        """Closes a step after its update: drops the graph, and closes the estimate that it used."""
+        self.hook.forget()
+        if self.state.contributed:
+            self.rate.close()
+            self.state.count_step()
+
     def reset(self) -> None:
-        """Forgets what was observed, and what waits in the slots, except from other rules."""
+        """Forgets what was observed, the steps made, and what waits in the slots, except from other rules."""
         self.rate.reset()
+        self.state.restart()
         self.hook.forget()
         for slot in self.slots.values():
             slot.drop(self.rate, None)

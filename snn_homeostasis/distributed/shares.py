@@ -63,7 +63,9 @@ class SlotShare:
         parts = [part for pair in pairs for part in pair]
         shape = reduce(torch.add, parts).shape  # what they broadcast to
         self.parts = torch.stack([part.expand(shape) for part in parts]).reshape(len(pairs), 2, *shape)
-        kinds = ", ".join("sum" if each.summed else "mean" for each in slot.contributions)
+        kinds = ", ".join(
+            f"{'sum' if each.summed else 'mean'}{each.finish or ''}" for each in slot.contributions
+        )
         self.label = (
             f"{len(pairs)} calls of the rule for {slot.reference} of cell {name!r} ({list(shape)}; {kinds})"
         )
@@ -83,7 +85,13 @@ class SlotShare:
         means = sums / self._column(samples.masked_fill(self._summed(samples), 1.0))
         # the same dtype in all processes, also where one has only the blank parts of an empty batch
         exact = torch.promote_types(self.slot.reference.leaf.dtype, torch.float32)
-        pos, neg = means.sum(0).to(self.parts.device, exact)
+        means = means.to(self.parts.device)
+        finishes = [each.finish for each in self.slot.contributions]
+        if any(finishes):
+            pairs = zip(self.slot.contributions, means.to(exact), strict=True)
+            self.slot.contributions[:] = [each._replace(pos=pos, neg=neg) for each, (pos, neg) in pairs]
+            return
+        pos, neg = means.sum(0).to(exact)
         self.slot.contributions[:] = [Contribution(pos, neg, round(samples.max().item()))]
 
     def _summed(self, like: Tensor) -> Tensor:

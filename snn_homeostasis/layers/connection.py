@@ -72,6 +72,11 @@ class Connection(ABC):
         """Number of postsynaptic units (neurons or channels) with parameters of their own."""
         return weight_shape(self)[0] // self.gates
 
+    @property
+    def fan_in(self) -> int:
+        """Number of weights of one postsynaptic unit, for each gate."""
+        return 0 if self.weight is None else self.weight.numel() // (self.features * self.gates)
+
     @abstractmethod
     def positions(self, x: Tensor) -> Tensor:
         """Reshapes data ``[B, *N]`` to ``[B, features, L]``; raises RuntimeError if it does not fit."""

@@ -44,7 +44,7 @@ def _row(unit: Unit, activity: Activity | None) -> tuple[str, ...]:
         state.param,
         _target_in_words(state.target),
         *_activity_in_words(activity),
-        f"{state.plasticity:g}",
+        f"{state.step_size:.3g}",
         str(unit.rate.steps),
     )
 

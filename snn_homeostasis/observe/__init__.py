@@ -4,13 +4,14 @@ from .estimator import RateEstimator
 from .hook import SpikeHook, SpikeListener
 from .neurons import all_neurons, check_neuron, is_neuron, one_step, spikes_of, threshold_without_reset
 from .presynaptic import PresynapticHook
-from .rates import CumulativeRate, ExponentialRate, WindowedRate
+from .rates import CumulativeRate, ExponentialRate, RecentRate, WindowedRate
 
 __all__ = [
     "CumulativeRate",
     "ExponentialRate",
     "PresynapticHook",
     "RateEstimator",
+    "RecentRate",
     "SpikeHook",
     "SpikeListener",
     "WindowedRate",

@@ -62,6 +62,9 @@ class RateEstimator(TensorState, ABC):
         self.joint: Tensor | None = None
         self.steps = 0
 
+    def close(self) -> None:
+        """Is called after each update that has used the estimate."""
+
     @abstractmethod
     def update(self, spikes: Tensor) -> None:
         """Takes in a sequence of steps: adds to the total and calls `count`.

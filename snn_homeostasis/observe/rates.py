@@ -9,7 +9,7 @@ from torch import Tensor
 from ..errors import require
 from .estimator import RateEstimator, resized_to_batch
 
-__all__ = ["CumulativeRate", "ExponentialRate", "WindowedRate"]
+__all__ = ["CumulativeRate", "ExponentialRate", "RecentRate", "WindowedRate"]
 
 TEN_SPIKES = "Take about ten times 1 / target."
 
@@ -29,13 +29,17 @@ class CumulativeRate(RateEstimator):
     # float32 counts are exact below 2**24; one update may bring as many steps again
     float32_steps = 2**23
 
+    def reset(self) -> None:
+        super().reset()
+        self.quick_steps = self.float32_steps  # up to here `update_step` adds without a look
+
     def update(self, spikes: Tensor) -> None:
         self.total_for(spikes[0]).add_(spikes.sum(0, dtype=torch.float32))
         self.count(len(spikes), spikes.device)
 
     def update_step(self, spikes: Tensor) -> None:
         total = self.total
-        if total is None or total.shape != spikes.shape or self._eager_steps >= self.float32_steps:
+        if total is None or total.shape != spikes.shape or self._eager_steps >= self.quick_steps:
             total = self.total_for(spikes)
         try:
             total.add_(spikes)
@@ -61,6 +65,61 @@ class CumulativeRate(RateEstimator):
     def _widen(self) -> None:
         if self.total is not None and self.total.dtype is torch.float32:
             self.total = self.total.double()
+
+
+class RecentRate(CumulativeRate):
+    """The mean over what was seen since the last step of the rule, which is the default.
+
+    It keeps its value until new spikes come, so that rates can be read at any time. The mean over
+    all steps, a `CumulativeRate`, moves ever more slowly, and does not see what a step has changed.
+
+    Memory: as `CumulativeRate`.
+
+    >>> import torch
+    >>> rate = RecentRate()
+    >>> rate.update(torch.tensor([[[1.0, 1.0]]]))
+    >>> rate.close()  # as each step of the rule does
+    >>> rate.rate
+    tensor([[1., 1.]])
+    >>> rate.update(torch.tensor([[[1.0, 0.0]]]))
+    >>> rate.rate
+    tensor([[1., 0.]])
+    """
+
+    counters = (*CumulativeRate.counters, "is_closed")
+    _is_closed: bool
+
+    def reset(self) -> None:
+        super().reset()
+        self.is_closed = False
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether a step has used the estimate, so that the next spikes start another."""
+        return self._is_closed
+
+    @is_closed.setter
+    def is_closed(self, is_closed: bool) -> None:
+        own = vars(self)  # an attribute of a module takes longer to set
+        own["_is_closed"] = bool(is_closed)
+        own["quick_steps"] = 0 if is_closed else self.float32_steps
+
+    def close(self) -> None:
+        self.is_closed = True
+
+    def total_for(self, spikes: Tensor) -> Tensor:
+        if self._is_closed:
+            self._open(spikes)
+        return super().total_for(spikes)
+
+    def _open(self, spikes: Tensor) -> None:
+        total = self.total
+        if total is not None and total.shape == spikes.shape and total.dtype is torch.float32:
+            total.zero_()
+        else:
+            self.total = None
+        self.steps = 0
+        self.is_closed = False
 
 
 class ExponentialRate(RateEstimator):

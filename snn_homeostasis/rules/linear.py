@@ -2,10 +2,10 @@
 
 from collections.abc import Callable
 
-from ..cells import BatchReduction, Settings, Target
+from ..cells import FALLING, BatchReduction, Plasticity, Settings, Target
 from ..distributed import AUTO, Group
 from ..homeostasis import Homeostasis
-from ..observe import CumulativeRate, RateEstimator
+from ..observe import RateEstimator, RecentRate
 from ..updates import UpdateBounds
 
 __all__ = ["LinearHomeostasis"]
@@ -25,12 +25,13 @@ class LinearHomeostasis(Homeostasis):
     mended, after the synaptic scaling of Turrigiano et al. (1998).
 
     Args:
-        plasticity: λ, the change of the parameter per `step` at ``(r* - r) / r* = 1``.
+        plasticity: λ, the change of the parameter per `step` at ``(r* - r) / r* = 1``: a number, which
+            is the plain rule, or by default a `FallingPlasticity`, which needs no tuning.
         target: r* in spikes per step, > 0: a number, or a tensor that broadcasts to ``[B, *N]``.
             None if each cell or each call names its own.
         param: ``"weight"``, ``"bias"`` or ``"delay"``, any case.
         batch_reduction: ``fn(tensor, dim)``, `torch.mean` by default.
-        rate: is called once per cell and returns its `RateEstimator`.
+        rate: is called once per cell and returns its `RateEstimator`, by default a `RecentRate`.
         bounds: of the regulated parameter: `PowerBounds`, `SharpBounds`, `ClampBounds`, or any
             callable ``(param, pos, neg) -> delta``.
         process_group: of the processes that share the batch, by default the group of the wrapper
@@ -55,12 +56,12 @@ class LinearHomeostasis(Homeostasis):
 
     def __init__(
         self,
-        plasticity: float,
+        plasticity: Plasticity = FALLING,
         target: Target | None = None,
         param: str = "weight",
         batch_reduction: BatchReduction | None = None,
         *,
-        rate: Callable[[], RateEstimator] = CumulativeRate,
+        rate: Callable[[], RateEstimator] = RecentRate,
         bounds: UpdateBounds | None = None,
         process_group: Group = AUTO,
     ) -> None:

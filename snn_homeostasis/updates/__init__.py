@@ -2,6 +2,7 @@
 
 from .bounds import HALVES, Bounds, ClampBounds, PowerBounds, SharpBounds, UpdateBounds, is_built_in
 from .changes import Change, apply_changes, changes_of, common_bounds
+from .finish import Finish
 from .finite import require_finite
 from .gradients import without_gradients
 from .graphs import is_needed_by
@@ -14,6 +15,7 @@ __all__ = [
     "Change",
     "ClampBounds",
     "Contribution",
+    "Finish",
     "PowerBounds",
     "SharpBounds",
     "Slot",

@@ -140,11 +140,12 @@ def _change_of(leaf: Tensor, slots: Sequence[Slot], tied: Sequence[Slot]) -> Cha
 
 def _sums(leaf: Tensor, contributions: Sequence[Contribution]) -> tuple[Tensor, Tensor | None]:
     """Adds up contributions, on the device of a parameter."""
-    pos, neg = contributions[0].pos, contributions[0].neg
+    pos, neg = contributions[0].finished
     for each in contributions[1:]:
-        pos = pos + each.pos.to(pos.device)
-        if each.neg is not None:
-            neg = each.neg if neg is None else neg + each.neg.to(neg.device)
+        up, down = each.finished
+        pos = pos + up.to(pos.device)
+        if down is not None:
+            neg = down if neg is None else neg + down.to(neg.device)
     return pos.to(leaf.device), None if neg is None else neg.to(leaf.device)
 
 

@@ -11,6 +11,7 @@ from ..errors import require
 from ..layers import ParameterReference, is_sharded
 from ..state import TensorState
 from .bounds import BOUNDS_CODE, UpdateBounds
+from .finish import Finish
 
 __all__ = ["Contribution", "Slot", "Waiting", "broadcasts"]
 
@@ -23,6 +24,12 @@ class Contribution(NamedTuple):
     samples: int = 1  # over which the parts are reduced
     summed: bool = False  # in place of a mean over the samples
     source: object = None  # the estimator of the rule; None for parts that were added by hand
+    finish: Finish | None = None
+
+    @property
+    def finished(self) -> tuple[Tensor, Tensor | None]:
+        """The parts as they are added to the parameter."""
+        return (self.pos, self.neg) if self.finish is None else self.finish(self.pos, self.neg)
 
 
 class Slot(TensorState):
@@ -80,17 +87,21 @@ class Slot(TensorState):
     @property
     def pos(self) -> Tensor | None:
         """What waits to raise the parameter, a magnitude; None if the slot is empty."""
-        return _total(each.pos for each in self.contributions)
+        return _total(each.finished[0] for each in self.contributions)
 
     @pos.setter
     def pos(self, pos: Tensor | None) -> None:
-        joined = [each._replace(pos=pos, neg=self.neg) for each in self.contributions[-1:] if pos is not None]
+        joined = [
+            each._replace(pos=pos, neg=self.neg, finish=None)
+            for each in self.contributions[-1:]
+            if pos is not None
+        ]
         self.contributions = joined or ([] if pos is None else [Contribution(pos, None)])
 
     @property
     def neg(self) -> Tensor | None:
         """What waits to lower the parameter, a magnitude; None if the slot is empty."""
-        return _total(each.neg for each in self.contributions if each.neg is not None)
+        return _total(neg for each in self.contributions if (neg := each.finished[1]) is not None)
 
     @neg.setter
     def neg(self, neg: Tensor | None) -> None:
@@ -124,13 +135,14 @@ class Slot(TensorState):
         samples: int,
         summed: bool = False,
         source: object = None,
+        finish: Finish | None = None,
     ) -> Contribution:
         """Checks two parts as `add` does, and copies them, so that they can wait."""
         self.require_changeable()
         param = self.reference.tensor
         exact = torch.promote_types(param.dtype, torch.float32)
         up, down = (self._fitted(*part, param, exact) for part in ((pos, "pos"), (neg, "neg")))
-        return Contribution(up.clone(), down.abs(), samples, summed, source)
+        return Contribution(up.clone(), down.abs(), samples, summed, source, finish)
 
     def empty(self) -> None:
         """Drops what waits; the residue of half precision stays."""
