@@ -8,7 +8,8 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from ..layers import ChannelConnection, Connection
+from ..layers import ChannelConnection, Connection, is_sharded
+from .links import quoted
 from .provenance import Source
 
 __all__ = ["Alignment", "align"]
@@ -19,6 +20,9 @@ ROUNDING = 2e-2
 CANCELLED = 1e-4
 
 OTHER_FEATURES = "with other features than the layer has channels"
+OF_ONE_PROCESS = (
+    "with the channels of this process alone (gather them with `ColwiseParallel(output_layouts=Replicate())`)"
+)
 NO_BATCH = "without a batch dimension (give the example one)"
 
 
@@ -50,8 +54,7 @@ def align(received: Tensor, connection: Connection, sources: Sequence[Source]) -
     try:
         rows = connection.positions(received)
     except (RuntimeError, IndexError):
-        hows = [NO_BATCH if _lacks_batch(connection, source) else OTHER_FEATURES for source in sources]
-        return [_mismatch(received, source, how) for source, how in zip(sources, hows, strict=True)]
+        return [_mismatch(received, source, _why_other_features(connection, source)) for source in sources]
     factor = torch.rand(1, rows.shape[1], 1, device=rows.device).to(rows.dtype) + 0.5
     weight = torch.rand(rows.shape, device=rows.device).to(rows.dtype) + 0.5
     sums = (_derivatives(each, sources) for each in (rows, weight * rows, factor * weight * rows))
@@ -104,6 +107,14 @@ def _judge(
     return Alignment(slope, sign=bool((summed > rounding).any()) - bool((summed < -rounding).any()))
 
 
+def _why_other_features(connection: Connection, source: Source) -> str:
+    if _lacks_batch(connection, source):
+        return NO_BATCH
+    channels = () if source.shape is None else source.shape[1:]
+    is_split = is_sharded(connection.weight) and connection.features not in channels
+    return OF_ONE_PROCESS if is_split else OTHER_FEATURES
+
+
 def _lacks_batch(connection: Connection, source: Source) -> bool:
     """Whether a layer put out a single sample, without a batch dimension."""
     weight = connection.weight if isinstance(connection, ChannelConnection) else None
@@ -125,6 +136,7 @@ def _has_layout(received: Tensor, source: Source) -> bool:
 
 def _mismatch(received: Tensor, source: Source, how: str) -> Alignment:
     shape = "" if source.shape is None else f", of shape {list(source.shape)},"
+    through = f" through {quoted(source.through)}" if source.through else ""
     return Alignment(
-        problem=f"the output of `{source.path}`{shape} reaches it {how}, as {list(received.shape)}"
+        problem=f"the output of `{source.path}`{shape} reaches it{through} {how}, as {list(received.shape)}"
     )

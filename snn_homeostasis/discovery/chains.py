@@ -99,10 +99,13 @@ def _flattened(sequential: nn.Module, path: str) -> Iterator[tuple[str, nn.Modul
     for name, child in sequential.named_modules(remove_duplicate=False):
         if not name or "." in name:
             continue
+        place = join(path, name)
+        if isinstance(compiled := getattr(child, "_orig_mod", None), nn.Module):
+            place, child = join(place, "_orig_mod"), compiled
         if _is_plain_sequential(child):
-            yield from _flattened(child, join(path, name))
+            yield from _flattened(child, place)
         else:
-            yield join(path, name), child
+            yield place, child
 
 
 def _after(driver: Link, path: str, modules: Mapping[str, nn.Module]) -> Link:

@@ -16,6 +16,7 @@ from .links import Choice, Link, Pairs, apply_choices, describe, plain, quoted
 from .pairing import paired
 from .readouts import without_readouts
 from .tracing import traced_links
+from .unsupported import unsupported_modules
 
 __all__ = ["FoundCell", "find_cells", "require_model"]
 
@@ -110,6 +111,8 @@ def find_cells(
     """
     require_model(model)
     is_traced = example is not None
+    if problems := unsupported_modules(model, is_traced):
+        raise UnpairedNeuronError(_report(model, problems))
     links = traced_links(model, example) if is_traced else chain_links(model)
     if pairs is not None:
         links = paired(model, links, pairs, is_traced)

@@ -57,6 +57,7 @@ class Source:
     norm: str | None = None
     delay: str | None = None
     before: "Arrival | None" = None  # the arrival of the layer at that norm or delay
+    through: tuple[str, ...] = ()  # paths of other modules behind that
 
     @property
     def key(self) -> Key:

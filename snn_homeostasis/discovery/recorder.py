@@ -86,7 +86,9 @@ class Recorder:
             return self._after_stage if around is None else self._after_norm_inside
         if is_delay(module):
             return self._after_stage
-        return self._after_layer if is_layer(module) else None
+        if is_layer(module):
+            return self._after_layer
+        return self._after_other if around is None and not any(module.children()) else None
 
     def _after_layer(self, path: str, module: nn.Module, args: Any, kwargs: Any, output: Any) -> Any:
         self.called.add(path)
@@ -98,15 +100,24 @@ class Recorder:
         received = _input(module, args, kwargs)
         if received is None:
             return None
-        sources = [each for each in self._provenance.of([received]).values() if each.kind is Kind.LAYER]
+        sources = self._layers_of(received)
         kept = all(keeps_channels(module, self.modules[each.path]) for each in sources)
         if not sources or not kept:
             return self._after_layer(path, module, args, kwargs, output) if is_layer(module) else None
         before = received.clone()
-        sources = [replace(each, before=Arrival(each, before)) for each in sources]
+        sources = [replace(each, before=Arrival(each, before), through=()) for each in sources]
         if is_delay(module):
             return self._mark(output, path, [replace(each, delay=path) for each in sources])
         return self._mark(output, path, [replace(each, norm=path) for each in sources])
+
+    def _after_other(self, path: str, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+        """Notes a module on the way, for messages."""
+        for tensor in tensors_in(output) if self._is_running else ():
+            passed = [replace(each, through=(*each.through, path)) for each in self._layers_of(tensor)]
+            self._provenance.put(tensor, {**self._provenance.of([tensor]), **{s.key: s for s in passed}})
+
+    def _layers_of(self, tensor: Tensor) -> list[Source]:
+        return [each for each in self._provenance.of([tensor]).values() if each.kind is Kind.LAYER]
 
     def _after_norm_inside(self, path: str, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
         self.norms_inside[next(each for each in self.neurons if path.startswith(f"{each}."))].add(path)

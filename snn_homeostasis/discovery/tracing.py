@@ -20,15 +20,12 @@ from .links import Link, inner_links, norm_inside, quoted
 from .provenance import Arrival, Key, Kind, Source
 from .readouts import UNUSED, out_of_reach
 from .recorder import NeuronRecord, Recorder
-from .unsupported import unsupported_modules
 
 __all__ = ["traced_links"]
 
 
 def traced_links(model: nn.Module, example: Any) -> list[Link]:
     """The links that a run on an example shows. The run leaves the model unchanged."""
-    if problems := unsupported_modules(model):
-        return problems
     failures = () if torch.is_grad_enabled() else (RuntimeError,)
     with torch.inference_mode(False):
         with torch.enable_grad(), suppress(*failures):

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from ..errors import ArgumentError, UnsupportedLayerError
 from .parameters import refer
 from .presynaptic import InputView, input_view
+from .sharded import is_sharded
 
 __all__ = ["Connection", "weight_shape"]
 
@@ -136,8 +137,15 @@ class Connection(ABC):
             raise ArgumentError(
                 f"`neuron` should have the {self.features} features of {type(self.layer).__name__}, "
                 f"as [B, *N]. Found spikes of shape {list(shape)}. Pair the neuron with the "
-                "layer that drives it, and give the model a batch dimension."
+                f"layer that drives it, and give the model a batch dimension.{self._about_pieces}"
             ) from None
+
+    @property
+    def _about_pieces(self) -> str:
+        gather = (
+            " A layer that is split over processes has to gather its output: `output_layouts=Replicate()`."
+        )
+        return gather if is_sharded(self.weight) else ""
 
     @cached_property
     def _trailing(self) -> tuple[int, ...]:
