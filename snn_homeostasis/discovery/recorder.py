@@ -88,7 +88,8 @@ class Recorder:
             return self._after_stage
         if is_layer(module):
             return self._after_layer
-        return self._after_other if around is None and not any(module.children()) else None
+        is_on_the_way = around is None and "parametrizations" not in path.split(".")
+        return self._after_other if is_on_the_way and not any(module.children()) else None
 
     def _after_layer(self, path: str, module: nn.Module, args: Any, kwargs: Any, output: Any) -> Any:
         self.called.add(path)
