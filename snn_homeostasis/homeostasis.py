@@ -7,6 +7,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
+from .calibration import Calibrating
 from .cells import (
     Registration,
     Settings,
@@ -30,7 +31,7 @@ from .updates import Change, Slot, Waiting, apply_changes, changes_of, without_g
 __all__ = ["Homeostasis"]
 
 
-class Homeostasis(Registration, Reports, Rule, nn.Module):
+class Homeostasis(Registration, Reports, Calibrating, Rule, nn.Module):
     """Base of the rules, and the object that users hold.
 
     A forward hook on each neuron hands its spikes to the rate estimator of its cell. The rule

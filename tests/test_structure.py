@@ -15,6 +15,7 @@ FLOORS = [
     {"delays", "observe", "updates"},
     {"cells"},
     {"discovery", "distributed", "monitoring", "rule"},
+    {"calibration"},
     {"homeostasis"},
     {"lightning", "rules"},
     {"__init__"},

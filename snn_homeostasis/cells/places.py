@@ -28,6 +28,11 @@ class Places:
         self._modules = {path: module for path, module in modules.items() if path}
         self._steps: list[Step] | None = None  # until the first look, and after a look that missed a module
 
+    @property
+    def model(self) -> nn.Module | None:
+        """The model, None if it is gone."""
+        return self._model()
+
     def replaced(self) -> dict[str, nn.Module | None]:
         """Returns what is now at the paths whose module the model does not hold any more."""
         if self._steps is None:

@@ -101,7 +101,7 @@ class Unit:
             # gives parts of the right shape; the sum over the processes weighs them with 0 samples
             return torch.zeros(1, *self.hook.neurons or (), device=self.slot.reference.tensor.device), 1.0
         total = self._observed_total()
-        return self.rate.rate, self._target_for(total, target)
+        return self.rate.rate, self.target_for(total, target)
 
     def summed_estimate(self, target: Target | None, samples: bool) -> tuple[Tensor, float, Target] | None:
         """Returns a sum and a number, whose product is a mean rate, and the target as in `estimate`.
@@ -112,7 +112,7 @@ class Unit:
         if self.slot.shared and self._is_empty_batch():
             return None
         total, view = self._observed_total(), self.connection.postsyn_receptive
-        target = self._target_for(total, target)
+        target = self.target_for(total, target)
         if isinstance(target, Tensor):
             laid = view(target.expand(total.shape))
             if any(laid.shape[dim] > 1 and laid.stride(dim) for dim in ((0, -1) if samples else (-1,))):
@@ -153,7 +153,7 @@ class Unit:
         self.hook.require_shape(total.shape)  # a compiled step has not been checked
         return total
 
-    def _target_for(self, total: Tensor, target: Target | None) -> Target:
+    def target_for(self, total: Tensor, target: Target | None) -> Target:
         target = self.state.target if target is None else target
         if target is None:
             raise ArgumentError(

@@ -8,6 +8,16 @@ from layers to neurons, and `alignment` compares channels with neurons. Both giv
 
 from .building import build_cells, warn_about
 from .finding import FoundCell, find_cells, require_model
+from .isolation import eagerly, keeping_random_states
 from .links import Choice
 
-__all__ = ["Choice", "FoundCell", "build_cells", "find_cells", "require_model", "warn_about"]
+__all__ = [
+    "Choice",
+    "FoundCell",
+    "build_cells",
+    "eagerly",
+    "find_cells",
+    "keeping_random_states",
+    "require_model",
+    "warn_about",
+]

@@ -5,14 +5,14 @@ import random
 import sys
 from collections import OrderedDict, defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from functools import singledispatch
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-__all__ = ["copied", "isolated"]
+__all__ = ["copied", "eagerly", "isolated", "keeping_random_states"]
 
 Memo = dict[int, Any]
 
@@ -28,7 +28,7 @@ def isolated(model: nn.Module, others: Iterable[nn.Module] = ()) -> Iterator[Non
     saved += [(module._buffers, dict(module._buffers)) for module in others]
     memo: Memo = {}
     with ExitStack() as stack:
-        _keep_random_states(model, stack)
+        stack.enter_context(keeping_random_states([*model.parameters(), *model.buffers()]))
         for attributes, originals in saved:
             stack.callback(attributes.update, originals)
             stack.callback(attributes.clear)  # the last callback runs first
@@ -100,13 +100,23 @@ def _(value: tuple[Any, ...], memo: Memo) -> Any:
 _copy.register(set, lambda value, memo: copy.copy(value))
 
 
-def _keep_random_states(model: nn.Module, stack: ExitStack) -> None:
-    """Has Python, NumPy and torch return to their random states when the stack closes."""
-    tensors = [*model.parameters(), *model.buffers()]
+@contextmanager
+def keeping_random_states(tensors: Iterable[Tensor]) -> Iterator[None]:
+    """Has Python, NumPy and torch, on the devices of some tensors, return to their random states."""
     devices = {tensor.device for tensor in tensors if tensor.device.type not in ("cpu", "meta")}
-    for kind in {device.type for device in devices} or {"cuda"}:
-        indices = [device.index for device in devices if device.type == kind]
-        stack.enter_context(torch.random.fork_rng(indices, device_type=kind))
-    stack.callback(random.setstate, random.getstate())
-    if (numpy := sys.modules.get("numpy")) is not None:
-        stack.callback(numpy.random.set_state, numpy.random.get_state())
+    with ExitStack() as stack:
+        for kind in {device.type for device in devices} or {"cuda"}:
+            indices = [device.index for device in devices if device.type == kind]
+            stack.enter_context(torch.random.fork_rng(indices, device_type=kind))
+        stack.callback(random.setstate, random.getstate())
+        if (numpy := sys.modules.get("numpy")) is not None:
+            stack.callback(numpy.random.set_state, numpy.random.get_state())
+        yield
+
+
+def eagerly() -> Any:
+    """Runs compiled models without their graphs, which do not notice new hooks."""
+    set_stance = getattr(torch.compiler, "set_stance", None)  # from torch 2.6 on
+    if set_stance is None or "torch._dynamo" not in sys.modules:  # an import takes seconds
+        return nullcontext()
+    return set_stance("force_eager")

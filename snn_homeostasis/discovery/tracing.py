@@ -1,9 +1,8 @@
 """Links of any model: it runs once on an example, and its data is followed from layers to neurons."""
 
-import sys
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
-from contextlib import nullcontext, suppress
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -15,7 +14,7 @@ from ..errors import HomeostasisError
 from ..layers import Connection, connect_cell, inner_layers
 from ..observe import all_neurons, is_neuron
 from .alignment import Alignment, align
-from .isolation import copied, isolated
+from .isolation import copied, eagerly, isolated
 from .links import Link, inner_links, norm_inside, quoted
 from .provenance import Arrival, Key, Kind, Source
 from .readouts import UNUSED, out_of_reach
@@ -37,7 +36,7 @@ def traced_links(model: nn.Module, example: Any) -> list[Link]:
 
 def _trace(model: nn.Module, example: Any) -> list[Link]:
     other_neurons = all_neurons() - set(model.modules())  # `utils.reset` in any model resets them all
-    with _eagerly(), isolated(model, other_neurons):
+    with eagerly(), isolated(model, other_neurons):
         recorder, example = Recorder(model), copied(example)
         with recorder.running(example):
             recorder.finish(_run(model, example))
@@ -189,10 +188,3 @@ def _run(model: nn.Module, example: Any) -> Any:
             "If the model cannot run on an example, pass none and name its cells in `pairs=`."
         )
         raise
-
-
-def _eagerly() -> Any:
-    set_stance = getattr(torch.compiler, "set_stance", None)  # from torch 2.6 on
-    if set_stance is None or "torch._dynamo" not in sys.modules:  # an import takes seconds
-        return nullcontext()
-    return set_stance("force_eager")

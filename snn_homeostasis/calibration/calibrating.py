@@ -1,0 +1,135 @@
+"""The method `calibrate`, which every rule has."""
+
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..cells import Unit, require_ready, select
+from ..errors import ArgumentError, require
+from .changing import Ledger
+from .populations import populations_of
+from .presenting import Presentation, Run, batches_of, runner
+from .progress import progressing
+from .report import CalibrationReport
+from .reporting import report_of
+from .settling import AUTO, Scale, Settling
+
+__all__ = ["Calibrating"]
+
+
+class Calibrating(ABC):
+    """Base of what brings its cells to their targets before training."""
+
+    @property
+    @abstractmethod
+    def units(self) -> Mapping[str, Unit]:
+        """The registered units by name."""
+
+    @abstractmethod
+    def pause(self) -> AbstractContextManager[None]:
+        """Observes nothing inside the ``with`` block."""
+
+    @abstractmethod
+    def clear(self) -> None:
+        """Forgets the rate estimates and what waits in the slots."""
+
+    @torch.inference_mode(False)
+    @torch.no_grad()
+    def calibrate(
+        self,
+        inputs: Any,
+        *,
+        num_steps: int | None = None,
+        run: Run | None = None,
+        scale: Scale = AUTO,
+        progress: bool = True,
+    ) -> CalibrationReport:
+        """Brings every cell to its target before training, without plasticity and without gradients.
+
+        One forward records what reaches a neuron. The neuron alone, run on the recording, is asked by
+        bisection for the shift of its input at which it fires at its target; the shift goes into the
+        regulated parameter. So it goes from layer to layer, in the order in which the model calls
+        its neurons: two forwards more than there are layers. What acts back on earlier layers is
+        shifted together, round after round.
+
+        Use some hundreds of samples as they come in training: with ten, up to half of the neurons
+        are silent on the next ten. Parameters change in place; all else is left as it was, with
+        membranes reset and estimates cleared. After an error, parameters are as before.
+
+        Args:
+            inputs: a batch for the model, a tuple of its arguments, a dict of them by name, or a
+                loader of batches, of which some are taken until there are 512 samples. Of the lists
+                and tuples of a loader the first item counts, as labels follow.
+            num_steps: calls of the model on each batch, for a model that takes one time step; None
+                for a model that runs a whole sequence in one call.
+            run: runs one batch, as ``inputs`` gives it, as one sequence; in place of ``num_steps``.
+            scale: what happens to weights. ``"auto"`` mends those that cannot work: it subtracts the
+                mean of each row where these means drown the rest, and scales a layer whose free
+                membranes differ between samples by less than 0.1 or more than 3 thresholds. A
+                number brings all but the last layer to that. None leaves weights alone.
+            progress: show a bar, where tqdm is installed.
+
+        Raises:
+            ArgumentError: for an argument that cannot work, or if no cell is registered, or where
+                several processes train the model.
+
+        >>> import snntorch as snn, torch
+        >>> from snn_homeostasis import LinearHomeostasis
+        >>> net = torch.nn.Sequential(torch.nn.Linear(4, 8), snn.Leaky(beta=0.9, init_hidden=True))
+        >>> homeostasis = LinearHomeostasis(0.01, target=0.1, param="bias").attach(net)
+        >>> report = homeostasis.calibrate(torch.rand(200, 4), num_steps=25, progress=False)
+        >>> report.forwards, round(report["1"].after, 3)
+        (3, 0.1)
+        """
+        start, units = time.perf_counter(), select(self.units, None)
+        _require_scale(scale)
+        _require_one_process(units)
+        require_ready(units)
+        model = _only_model(units)
+        played = runner(model, num_steps, run)
+        device = units[0].slot.reference.tensor.device
+        ledger, populations = Ledger(), populations_of(units)
+        with self.pause(), ledger.undone_on_error(), progressing(len(populations), progress) as advance:
+            leaves = {id(unit.slot.reference.leaf) for unit in units}
+            present = Presentation(_modules_of(model, units), played, kept=leaves)
+            settling = Settling(populations, present, scale, ledger)
+            settling.run(batches_of(inputs, run is not None, device), advance)
+        self.clear()
+        return report_of(settling, time.perf_counter() - start)
+
+
+def _only_model(units: Iterable[Unit]) -> nn.Module | None:
+    """Returns the model that all units were found in; None if there are several, or none is known."""
+    places = [unit.cell.places for unit in units]
+    models = {None if each is None else each.model for each in places}
+    return next(iter(models)) if len(models) == 1 else None
+
+
+def _modules_of(model: nn.Module | None, units: Iterable[Unit]) -> Iterator[nn.Module]:
+    """Yields all modules that may have a state."""
+    if model is not None:
+        yield from model.modules()
+    for unit in units:
+        for module in (unit.connection.layer, unit.connection.norm, unit.hook.module):
+            if module is not None:
+                yield from module.modules()
+
+
+def _require_scale(scale: object) -> None:
+    is_number = isinstance(scale, int | float) and not isinstance(scale, bool) and scale > 0
+    remedy = "A number is how far free membranes differ between samples, in thresholds, for example 1.0."
+    require(scale in (None, AUTO) or is_number, "scale", "be 'auto', None or a number > 0", scale, remedy)
+
+
+def _require_one_process(units: Iterable[Unit]) -> None:
+    if any(unit.slot.shared for unit in units):
+        raise ArgumentError(
+            "`calibrate` should be called where one process trains the model. Found several. Calibrate "
+            "before you wrap the model with DistributedDataParallel, which then copies the parameters of "
+            "process 0 to all."
+        )

@@ -1,0 +1,51 @@
+"""Changes of parameters that an error takes back."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+from ..layers import ParameterReference
+from ..updates import Bounds, ClampBounds, Slot
+
+__all__ = ["Ledger"]
+
+
+class Ledger:
+    """Writes parameters in place, and knows what they were before the first write."""
+
+    def __init__(self) -> None:
+        self._before: dict[int, tuple[ParameterReference, Tensor]] = {}
+
+    @contextmanager
+    def undone_on_error(self) -> Iterator[None]:
+        """Puts every parameter back if the body fails or is interrupted."""
+        try:
+            yield
+        except BaseException:
+            for reference, value in self._before.values():
+                reference.write(value)
+            raise
+
+    def write(self, reference: ParameterReference, value: Tensor) -> None:
+        """Gives a layer a new value."""
+        self._before.setdefault(id(reference.leaf), (reference, reference.tensor.detach().clone()))
+        reference.write(value.to(reference.tensor.dtype))
+
+    def shift(self, slot: Slot, delta: Tensor) -> Tensor:
+        """Adds to the parameter of a slot what its bounds let through, and returns that."""
+        value = slot.reference.tensor.detach()
+        exact = value.to(torch.promote_types(value.dtype, torch.float32))
+        allowed = _allowed(slot, exact, delta.to(exact.dtype))
+        self.write(slot.reference, exact + allowed)
+        return allowed
+
+
+def _allowed(slot: Slot, value: Tensor, delta: Tensor) -> Tensor:
+    bounds = slot.bounds
+    if isinstance(bounds, Bounds):  # a soft bound slows steps down, but here it is the end that counts
+        bounds = ClampBounds(bounds.min, bounds.max)
+    if bounds is None:
+        return delta.expand(value.shape)
+    return bounds(value, delta.clamp_min(0.0), delta.clamp_max(0.0).abs())

@@ -1,0 +1,115 @@
+"""Moves: what is done to one population on the ground of a recording."""
+
+import torch
+from torch import Tensor
+
+from ..cells import Target
+from .changing import Ledger
+from .populations import Population, in_shape_of_parameter
+from .replay import Replay
+from .search import find_shift
+from .weights import centred_weights, factor_of, free_std, scales_of
+
+__all__ = ["distance", "is_as_predicted", "is_faithful", "repair_weights", "shift", "target_of"]
+
+FIRST_STEP = 0.05  # of a threshold
+SETTLED = 0.02  # of the target: a difference that is not worth another forward
+ALONE, ROUNDS = 0.005, 12  # the same for a round of replays, and how many there are at most
+UNFAITHFUL = "the neuron alone does not repeat its spikes: it depends on more than its arguments and buffers"
+UNMOVED = "its input does not move with the parameter"
+
+
+def target_of(population: Population) -> Target:
+    """The target of a population: that of its first unit."""
+    return population.units[0].target_for(population.rates[0], None)
+
+
+def distance(rate: Tensor, target: Target) -> Tensor:
+    """How far a rate is from its target, relative to it: positive if it is too low."""
+    return (target - rate) / target
+
+
+def is_faithful(population: Population, replay: Replay) -> bool:
+    """Whether the replay repeats the recording; if not, the population is left alone."""
+    played = replay.rates(torch.zeros(replay.rows.count, device=replay.rows.index.device))
+    if float((played - replay.recorded).abs().mean()) > 1e-4:
+        population.leave_alone(UNFAITHFUL)
+    return bool(population.drivers)
+
+
+def is_as_predicted(population: Population) -> bool:
+    """Whether the rates came out as the last shift was to bring them."""
+    if population.predicted is None:
+        return True
+    rate = population.rates[-1]
+    obtained = population.rows(rate.shape[1:]).mean(distance(rate, target_of(population)))
+    return float((obtained - population.predicted).abs().mean()) <= SETTLED
+
+
+def repair_weights(population: Population, replay: Replay, ledger: Ledger, wanted: float | None) -> bool:
+    """Takes the common mode out of the weights, or scales them; false if they stay as they are.
+
+    Args:
+        population: whose weights.
+        replay: of the last recording.
+        ledger: writes the parameters.
+        wanted: the free std; None to change only what cannot work.
+    """
+    population.free_std = free_std(replay)
+    if not population.is_centred and (centred := centred_weights(population)):
+        for reference, weight in centred:
+            ledger.write(reference, weight)
+        population.is_centred = True
+        return True
+    factor = factor_of(population.free_std, wanted)
+    references = scales_of(population, norms=wanted is not None)
+    if factor == 1.0 or population.scale != 1.0 or not references:
+        return False
+    for reference in references:
+        ledger.write(reference, reference.tensor.detach() * factor)
+    population.scale = factor
+    return True
+
+
+def shift(population: Population, replay: Replay, ledger: Ledger, fraction: float) -> bool:
+    """Shifts the parameters by a fraction of what brings the neuron to its target.
+
+    Returns:
+        Whether the neuron was farther from its target than need be.
+    """
+    gain = replay.gain()
+    if not bool(gain.count_nonzero()):
+        population.leave_alone(UNMOVED)
+        return False
+    start = replay.rows.mean(distance(replay.recorded, target_of(population)))
+    found = _find(population, replay, gain, start)
+    spread = replay.rows.spread((found * fraction).float())
+    for unit in population.drivers:
+        added = ledger.shift(unit.slot, in_shape_of_parameter(unit, spread))
+        population.shifts[unit.name] = population.shifts.get(unit.name, 0.0) + float(added.mean())
+    assert population.predicted is not None
+    return float((start - population.predicted).abs().mean()) > SETTLED
+
+
+def _find(population: Population, replay: Replay, gain: Tensor, start: Tensor) -> Tensor:
+    """Finds the shift of each row; where rows act on each other, it comes closer from round to round."""
+    target, sign = target_of(population), gain.sign()
+    threshold = torch.as_tensor(getattr(population.neuron, "threshold", 1.0)).abs().max().clamp_min(1e-3)
+    step = first = FIRST_STEP * float(threshold) / gain.abs().clamp_min(1e-3)
+    total = torch.zeros_like(gain)
+
+    def error(shift: Tensor, live: bool = False) -> Tensor:
+        return replay.rows.mean(distance(replay.rates(shift * sign, live=live), target))
+
+    for _ in range(ROUNDS):
+        found = find_shift(lambda shift: error(total + shift), start, step, 0.2 if replay.is_coupled else 0.0)  # noqa: B023
+        if not replay.is_coupled:
+            total, start = found.shift, found.error
+            break
+        if float((start - found.error).abs().mean()) <= ALONE:
+            break
+        total = total + found.shift * 0.5
+        start = error(total, live=True)
+        step = (found.shift.abs() / 4).clamp_min(1e-2 * first)
+    population.predicted, population.is_reached = start, found.is_reached
+    return total * sign

@@ -1,0 +1,122 @@
+"""Replay: a neuron runs alone on what it was called with, its input or its own parameter shifted."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_flatten, tree_map  # knows all containers; no public path yet
+
+from .populations import Population, Rows, in_shape_of_parameter, is_inside
+from .presenting import hooked
+from .recording import Counter, Link, Moved, Tape
+
+__all__ = ["Replay"]
+
+
+class Replay:
+    """The rate of a neuron as a function of a shift of the parameters that drive it.
+
+    Args:
+        population: the neuron and its units.
+        tapes: one for each sequence.
+
+    Attributes:
+        recorded: the rates ``[B, *N]`` of the recording.
+        rows: of the regulated parameter.
+        inside: the units whose parameter the neuron carries; it is shifted, and not the input.
+    """
+
+    def __init__(self, population: Population, tapes: Sequence[Tape]) -> None:
+        self.population, self.tapes = population, tapes
+        self.recorded = torch.cat([tape.counter.rate for tape in tapes])
+        self.rows: Rows = population.rows(self.recorded.shape[1:])
+        self.inside = [unit for unit in population.drivers if is_inside(unit)]
+
+    @property
+    def is_coupled(self) -> bool:
+        """Whether the shift of one row may change the rate of another."""
+        return bool(self.inside or self.population.recurrent_layers)
+
+    def rates(self, shift: Tensor, *, live: bool = False) -> Tensor:
+        """Returns the rate ``[B, *N]`` for a shift of each row.
+
+        Args:
+            shift: ``[rows]``.
+            live: whether recurrent layers answer to the spikes of this replay, and what they give back
+                is kept; otherwise they give back what they gave before.
+        """
+        spread = self.rows.spread(shift).float()
+        with self._parameters_shifted(spread):
+            return torch.cat([self._play(tape, spread, live).rate for tape in self.tapes])
+
+    def gain(self) -> Tensor:
+        """Returns how far the input of each row moves with its shift, on average."""
+        if self.inside:
+            return torch.ones(self.rows.count, dtype=torch.float64, device=self.rows.index.device)
+        shape = self.rows.index.shape
+        total, calls = torch.zeros(1, *shape, device=self.rows.index.device), 0
+        for tape in self.tapes:
+            for argument in tree_flatten(tape.calls)[0]:
+                if isinstance(argument, Moved):
+                    total = total + argument.gain(shape)
+            calls += len(tape.calls)
+        return self.rows.mean(total / max(calls, 1))
+
+    def _play(self, tape: Tape, shift: Tensor, live: bool) -> Counter:
+        counter = Counter()
+        for output in self.outputs(tape, shift, live):
+            counter.add(tape.neuron, output)
+        return counter
+
+    def outputs(self, tape: Tape, shift: Tensor, live: bool = False) -> Iterator[Any]:
+        """Runs the neuron alone on one sequence, its input shifted by ``[*N]``, and yields its outputs."""
+        for state in tape.state:
+            state.restore()
+        last: list[Any] = []
+
+        def argument(recorded: Any) -> Any:
+            if isinstance(recorded, Link):
+                return last[recorded.position]
+            return recorded.shifted(shift) if isinstance(recorded, Moved) else recorded
+
+        with _relived(self.population, tape) if live else _echoing(tape):
+            for call in tape.calls:
+                args, kwargs = tree_map(argument, call)
+                output = tape.neuron.forward(*args, **kwargs)  # `neuron(...)` would run the hooks of others
+                last = tree_flatten(output)[0]
+                yield output
+        for state in tape.state:
+            state.restore()
+
+    @contextmanager
+    def _parameters_shifted(self, shift: Tensor) -> Iterator[None]:
+        values = [(unit.slot.reference, unit.slot.reference.tensor.clone()) for unit in self.inside]
+        try:
+            for unit, (reference, value) in zip(self.inside, values, strict=True):
+                reference.write(value + in_shape_of_parameter(unit, shift).to(value.dtype))
+            yield
+        finally:
+            for reference, value in values:
+                reference.write(value)
+
+
+@contextmanager
+def _relived(population: Population, tape: Tape) -> Iterator[None]:
+    """Has a tape keep what the recurrent layers give back now."""
+    tape.echoes.clear()
+    with hooked([layer.register_forward_hook(tape.echo) for layer in population.recurrent_layers]):
+        yield
+
+
+@contextmanager
+def _echoing(tape: Tape) -> Iterator[None]:
+    """Has the recurrent layers inside a neuron give back what they gave during the recording."""
+    echoes: dict[nn.Module, Iterator[Tensor]] = {layer: iter(each) for layer, each in tape.echoes.items()}
+
+    def echo(layer: nn.Module, args: Any, output: Any) -> Tensor:
+        return next(echoes[layer])
+
+    with hooked([layer.register_forward_hook(echo) for layer in echoes]):
+        yield

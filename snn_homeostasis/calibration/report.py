@@ -1,0 +1,112 @@
+"""What a calibration did: a row for each cell."""
+
+from dataclasses import dataclass
+from html import escape
+
+from ..monitoring import Table
+
+__all__ = ["CalibratedCell", "CalibrationReport"]
+
+
+@dataclass(frozen=True)
+class CalibratedCell:
+    """One cell before and after a calibration, on the inputs that it used.
+
+    Args:
+        name: the name of the cell.
+        target: r*, the mean over its neurons.
+        before, after: its rate in spikes per step, the mean over its neurons.
+        error: the mean over its neurons of the distance to the target, relative to it.
+        silent, saturated: the share of its neurons that never fire, and that fire at every step.
+        shift: what was added to the regulated parameter, the mean over its entries.
+        scale: the factor of the weights.
+        free_std: how far the free membrane differs between samples, in thresholds; None if unseen.
+        note: what was left alone, and why; empty if all went well.
+    """
+
+    name: str
+    target: float
+    before: float
+    after: float
+    error: float
+    silent: float
+    saturated: float
+    shift: float
+    scale: float
+    free_std: float | None = None
+    note: str = ""
+
+    @property
+    def is_on_target(self) -> bool:
+        """Whether the rate is within 5 % of the target."""
+        return abs(self.after - self.target) <= 0.05 * self.target
+
+
+HEADS = (
+    "cell",
+    " target",
+    " before",
+    " after",
+    " error",
+    " silent",
+    " saturated",
+    " shift",
+    " scale",
+    "note",
+)
+
+
+@dataclass(frozen=True)
+class CalibrationReport:
+    """A calibration: its cells, and what it took. Prints as a table.
+
+    Args:
+        cells: one for each registered cell.
+        forwards: how many sequences the model ran.
+        samples: in the inputs.
+        seconds: it took.
+        notes: about the model as a whole.
+    """
+
+    cells: tuple[CalibratedCell, ...]
+    forwards: int
+    samples: int
+    seconds: float
+    notes: tuple[str, ...] = ()
+
+    def __getitem__(self, name: str) -> CalibratedCell:
+        """Returns a cell by its name."""
+        return {cell.name: cell for cell in self.cells}[name]
+
+    @property
+    def is_on_target(self) -> bool:
+        """Whether every cell is within 5 % of its target."""
+        return all(cell.is_on_target for cell in self.cells)
+
+    def __str__(self) -> str:
+        return "\n".join([str(self._table()), self._summary(), *self.notes])
+
+    def _repr_html_(self) -> str:
+        below = "".join(f"<p>{escape(line)}</p>" for line in (self._summary(), *self.notes))
+        return self._table()._repr_html_() + below
+
+    def _table(self) -> Table:
+        return Table(HEADS, tuple(map(_row, self.cells)))
+
+    def _summary(self) -> str:
+        return f"{self.forwards} forwards with {self.samples} samples in {self.seconds:.2f} s"
+
+
+def _row(cell: CalibratedCell) -> tuple[str, ...]:
+    return (
+        cell.name,
+        f"{cell.target:.3g}",
+        f"{cell.before:.3f}",
+        f"{cell.after:.3f}",
+        f"{cell.error:.1%}",
+        f"{cell.silent:.0%}",
+        f"{cell.saturated:.0%}",
+        f"{cell.shift:+.3g}",
+        f"{cell.scale:.3g}",
+        cell.note,
+    )

@@ -1,0 +1,89 @@
+"""From what was done to the report."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from .moves import distance, is_as_predicted, target_of
+from .populations import Population
+from .report import CalibratedCell, CalibrationReport
+from .settling import Settling
+
+__all__ = ["report_of"]
+
+EVERY_STEP = 1.0 - 1e-6  # a mean over samples is rounded
+JUMP = 0.05  # of the target
+FEW = 10  # spikes that a parameter should see
+
+
+def report_of(settling: Settling, seconds: float) -> CalibrationReport:
+    """Reports on all populations."""
+    cells = [cell for population in settling.populations for cell in _cells(population)]
+    samples = max(len(rate) for population in settling.populations for rate in population.rates)
+    return CalibrationReport(tuple(cells), settling.present.forwards, samples, seconds)
+
+
+def _cells(population: Population) -> list[CalibratedCell]:
+    measured = _measured(population) if population.rates else dict.fromkeys(MEASURED, math.nan)
+    notes = _notes(population)
+    return [
+        CalibratedCell(
+            name=unit.name,
+            **measured,
+            shift=population.shifts.get(unit.name, 0.0),
+            scale=population.scale,
+            free_std=population.free_std,
+            note=population.left_alone.get(unit.name) or "; ".join(notes),
+        )
+        for unit in population.units
+    ]
+
+
+MEASURED = ("target", "before", "after", "error", "silent", "saturated")
+
+
+def _measured(population: Population) -> dict[str, float]:
+    before, after = population.rates[0], population.rates[-1]
+    target = torch.as_tensor(target_of(population), dtype=torch.float32)
+    each = after.mean(0)
+    error = population.rows(each.shape).mean(distance(after, target)).abs().mean()
+    shares = (
+        target.mean(),
+        before.mean(),
+        after.mean(),
+        error,
+        _share(each == 0),
+        _share(each >= EVERY_STEP),
+    )
+    return dict(zip(MEASURED, map(float, shares), strict=True))
+
+
+def _share(is_so: Tensor) -> Tensor:
+    return is_so.float().mean()
+
+
+def _notes(population: Population) -> list[str]:
+    notes = []
+    if population.is_centred:
+        notes.append("the mean of each row was subtracted from its weights")
+    reached, predicted = population.is_reached, population.predicted
+    if reached is None or predicted is None:
+        return notes
+    if out := int((~reached).sum()):
+        notes.append(f"{out} of {len(reached)} cannot reach the target by this parameter")
+    if jumps := int((reached & (predicted.abs() > JUMP)).sum()):
+        notes.append(f"the rate of {jumps} of {len(reached)} jumps past the target")
+    if not is_as_predicted(population):
+        notes.append("its rate did not come out as predicted")
+    if (spikes := _spikes(population)) < FEW:
+        notes.append(f"only {spikes:.1f} spikes for each parameter: give more samples")
+    return notes
+
+
+def _spikes(population: Population) -> float:
+    """The spikes that one entry of the parameter sees at the target."""
+    rate = population.rates[-1]
+    rows = population.rows(rate.shape[1:])
+    steps = population.steps * rate.numel() / rows.count
+    return float(torch.as_tensor(target_of(population)).mean()) * steps

@@ -1,0 +1,137 @@
+"""Settling: layer after layer in the order of data flow, then all at once until every rate stays."""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..discovery import keeping_random_states
+from ..errors import ArgumentError
+from .changing import Ledger
+from .moves import is_as_predicted, is_faithful, repair_weights, shift
+from .populations import Population
+from .presenting import Presentation
+from .recording import Counter, Tape, count, record
+from .replay import Replay
+
+__all__ = ["AUTO", "Scale", "Settling"]
+
+Scale = float | str | None
+AUTO = "auto"
+
+ENOUGH = 512  # samples
+ROUNDS = 8
+UNREACHED = "the model does not call its neuron"
+NO_DERIVATIVE = "what lies between its layer and its neuron has no forward-mode derivative"
+
+
+class Settling:
+    """Brings populations to their targets.
+
+    Args:
+        populations: in any order.
+        present: runs the model.
+        scale: "auto", a free std for all but the last population, or None.
+        ledger: writes the parameters.
+    """
+
+    def __init__(
+        self, populations: Sequence[Population], present: Presentation, scale: Scale, ledger: Ledger
+    ) -> None:
+        self.populations = list(populations)
+        self.present, self.scale, self.ledger = present, scale, ledger
+        self.batches: list[Any] = []
+
+    def run(self, batches: Iterator[Any], advance: Callable[[], object]) -> None:
+        """Settles all, and counts their rates before and after; calls ``advance`` after each of them."""
+        with keeping_random_states([]):  # a loader may shuffle
+            self.batches = self.count(batches)
+        for population in self.active:
+            self.settle(population)
+            advance()
+        self.count(self.batches)
+        if not all(map(is_as_predicted, self.active)):
+            self.settle_together()
+            self.count(self.batches)
+
+    @property
+    def active(self) -> list[Population]:
+        """The populations that take shifts, in the order in which the model calls them."""
+        return [each for each in self.populations if each.drivers]
+
+    def count(self, batches: Iterable[Any]) -> list[Any]:
+        """Counts spikes until there are enough samples, and sorts the populations by their first calls.
+
+        Returns:
+            The batches that were taken.
+        """
+        counters: dict[nn.Module, list[Counter]] = {each.neuron: [] for each in self.populations}
+        taken: list[Any] = []
+        order: list[nn.Module] = []
+        for batch in batches:
+            taken.append(batch)
+            for neuron, counter in count(self.present, list(counters), batch).items():
+                counters[neuron].append(counter)
+                if neuron not in order:
+                    order.append(neuron)
+            if order and sum(each.samples for each in counters[order[0]]) >= ENOUGH:
+                break
+        _require_calls(order)
+        order += [neuron for neuron in counters if neuron not in order]
+        self.populations.sort(key=lambda each: order.index(each.neuron))
+        for population in self.populations:
+            if counted := counters[population.neuron]:
+                population.rates = [*population.rates[:1], torch.cat([each.rate for each in counted])]
+                population.steps = counted[0].steps
+            else:
+                population.leave_alone(UNREACHED)
+        return taken
+
+    def settle(self, population: Population) -> None:
+        """Records one population, and shifts it to its target; its weights first, where they cannot work."""
+        replay = self.replays([population]).get(population.neuron)
+        while replay is not None and self.repair(population, replay):
+            replay = self.replays([population]).get(population.neuron)
+        if replay is not None:
+            shift(population, replay, self.ledger, 1.0)
+
+    def settle_together(self) -> None:
+        """Records all populations, and shifts each by half of what it asks for, round after round."""
+        for _ in range(ROUNDS):
+            replays = self.replays(self.active)
+            moved = [shift(each, replays[each.neuron], self.ledger, 0.5) for each in self.active]
+            if not any(moved):
+                return
+
+    def repair(self, population: Population, replay: Replay) -> bool:
+        """Mends weights as ``scale`` says; false if they stay as they are."""
+        if self.scale is None:
+            return False
+        is_last = population is self.populations[-1]
+        wanted = None if self.scale == AUTO or is_last else float(self.scale)
+        return repair_weights(population, replay, self.ledger, wanted)
+
+    def replays(self, populations: Sequence[Population]) -> dict[nn.Module, Replay]:
+        """Records populations, and leaves alone those that cannot be replayed."""
+        tapes: dict[nn.Module, list[Tape]] = {each.neuron: [] for each in populations}
+        try:
+            for batch in self.batches:
+                for neuron, tape in record(self.present, populations, batch).items():
+                    tapes[neuron].append(tape)
+        except RuntimeError as error:
+            if "forward AD" not in str(error):
+                raise
+            for population in populations:
+                population.leave_alone(NO_DERIVATIVE)
+            return {}
+        pairs = [(each, Replay(each, tapes[each.neuron])) for each in populations]
+        return {each.neuron: replay for each, replay in pairs if is_faithful(each, replay)}
+
+
+def _require_calls(order: Sequence[nn.Module]) -> None:
+    if not order:
+        raise ArgumentError(
+            "`inputs` should make the model call its neurons. Found no call. Pass at least one batch, and "
+            "call each neuron as `neuron(...)`."
+        )

@@ -1,0 +1,150 @@
+"""Weights that cannot work: their common mode drowns the rest, or their scale is far off."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from ..cells import Unit
+from ..layers import ParameterReference, is_distributed, refer
+from ..observe import spikes_of
+from .populations import Population, is_inside
+from .recording import Tape
+from .replay import Replay
+
+__all__ = ["centred_weights", "factor_of", "free_std", "scales_of"]
+
+COMMON_MODE = 3.0  # of mean · √fan-in / std in a row; 0.5 to 0.9 in usual initialisations
+# of the free std, in thresholds: below and above these weights cannot work; where they go then
+DEAD, RESTLESS, QUIET, MODERATE = 0.1, 3.0, 0.3, 1.0
+DEAD_ZONE = 0.1
+LARGEST_FACTOR = 100.0
+
+
+def free_std(replay: Replay) -> float | None:
+    """Returns how far the free membrane differs between samples, in thresholds.
+
+    The membrane is free with the threshold at infinity. The variance is taken over the samples at
+    each step of the second half, since over time it would count the charging by a constant bias.
+    None where the membrane cannot be seen, or there is only one sample.
+    """
+    threshold = getattr(replay.population.neuron, "threshold", None)
+    if not isinstance(threshold, Tensor) or bool((threshold.abs() < 1e-3).any()) or replay.inside:
+        return None
+    variances = []
+    with _raised(threshold) as before:
+        for tape in replay.tapes:
+            for membrane in _membranes(replay, tape):
+                if membrane is None or len(membrane) < 2:
+                    return None
+                variances.append((membrane / before).var(0).mean())
+    return float(torch.stack(variances).mean().sqrt()) if variances else None
+
+
+def scales_of(population: Population, norms: bool) -> list[ParameterReference]:
+    """Returns what scales the input of a neuron: the weights of its layers, or of their norms.
+
+    A norm has set the scale on purpose: without ``norms`` there is nothing to scale behind one.
+    """
+    units = [unit for unit in population.drivers if not is_inside(unit)]
+    if not norms and any(unit.connection.norm is not None for unit in units):
+        return []
+    references = {id(each.leaf): each for unit in units if (each := _scale_of(unit)) is not None}
+    return list(references.values())
+
+
+def centred_weights(population: Population) -> list[tuple[ParameterReference, Tensor]]:
+    """Returns the weights with the mean of each row subtracted, where these means drown the rest."""
+    centred = []
+    for unit in population.drivers:
+        reference = _scale_of(unit)
+        if reference is not None and unit.connection.norm is None and not is_inside(unit):
+            new = _centred(unit, reference.tensor)
+            if new is not None:
+                centred.append((reference, new))
+    return centred
+
+
+def factor_of(std: float | None, wanted: float | None) -> float:
+    """Returns the factor that brings a free std to a wanted one, or, without one, out of the bad range."""
+    if std is None or std < 1e-6:
+        return 1.0
+    if wanted is None:
+        wanted = QUIET if std < DEAD else MODERATE if std > RESTLESS else std
+    factor = wanted / std
+    if abs(factor - 1) <= DEAD_ZONE:
+        return 1.0
+    return min(factor, LARGEST_FACTOR)
+
+
+def _scale_of(unit: Unit) -> ParameterReference | None:
+    """The weight of a unit's layer, or of the norm behind it, if it may change."""
+    connection = unit.connection
+    if "weight" in unit.slots and unit.slots["weight"].bounds is not None:
+        return None
+    reference = (
+        connection.references.get("weight") if connection.norm is None else refer(connection.norm, "weight")
+    )
+    if reference is None or reference.plain is None or is_distributed(reference.leaf):
+        return None
+    return reference if reference.leaf.requires_grad else None
+
+
+def _centred(unit: Unit, weight: Tensor) -> Tensor | None:
+    index = _row_of_each_entry(unit, weight)
+    counts = torch.bincount(index)
+    fan_in = int(counts.min())
+    if fan_in < 4:
+        return None
+
+    def mean(x: Tensor) -> Tensor:
+        return torch.zeros(len(counts), dtype=x.dtype, device=x.device).index_add_(0, index, x) / counts
+
+    flat = weight.detach().double().flatten()
+    means = mean(flat)
+    std = (mean((flat - means[index]).square()) * fan_in / (fan_in - 1)).sqrt()
+    if bool((std <= 1e-3 * means.abs()).all()):
+        return None  # nothing else is there
+    if float((means.abs() * fan_in**0.5 / std.clamp_min(1e-12)).mean()) <= COMMON_MODE:
+        return None
+    return (flat - means[index]).reshape(weight.shape).to(weight.dtype)
+
+
+def _row_of_each_entry(unit: Unit, weight: Tensor) -> Tensor:
+    features = unit.connection.features
+    numbers = torch.arange(features, device=weight.device)
+    receptive = unit.connection.postsyn_receptive(numbers.reshape(1, features))[0, ..., 0]
+    return receptive.expand(weight.shape).flatten()
+
+
+@contextmanager
+def _raised(threshold: Tensor) -> Iterator[Tensor]:
+    """Puts a threshold out of reach, and yields what it was."""
+    before = threshold.detach().clone()
+    try:
+        threshold.fill_(torch.finfo(before.dtype).max / 4 if before.is_floating_point() else 2**30)
+        yield before
+    finally:
+        threshold.copy_(before)
+
+
+def _membranes(replay: Replay, tape: Tape) -> Iterator[Tensor | None]:
+    """Yields the membranes ``[B, *N]`` of the second half of a sequence."""
+    steps = 0
+    still = torch.zeros_like(replay.rows.index, dtype=torch.float32)
+    for output in replay.outputs(tape, still):
+        is_step = isinstance(spikes_of(tape.neuron, output), tuple)
+        membranes = _membrane_of(tape.neuron, output, is_step)
+        for membrane in membranes:
+            steps += 1
+            if 2 * steps > tape.counter.steps:
+                yield membrane
+
+
+def _membrane_of(neuron: nn.Module, output: object, is_step: bool) -> Sequence[Tensor | None]:
+    if is_step:
+        membrane = getattr(neuron, "mem", None)
+        return [membrane if isinstance(membrane, Tensor) else None]
+    has_two = isinstance(output, tuple) and len(output) == 2
+    return list(output[1]) if has_two else [None]  # type: ignore[index]

@@ -1,0 +1,293 @@
+"""Calibration: every cell at its target, by closed forms, loops in float64, and counts on unseen images."""
+
+import copy
+import itertools
+
+import numpy as np
+import pytest
+import snntorch as snn
+import torch
+from nets import Recount, hooks_of, leaky, snapshot, unchanged
+from sklearn.datasets import load_digits
+from snntorch import utils
+from torch import Tensor, nn
+
+from snn_homeostasis import ArgumentError, ClampBounds, LinearHomeostasis
+
+STEPS, TARGET = 10, 0.1
+
+
+@pytest.fixture(scope="module")
+def images():
+    """Digits to calibrate on, and others to judge by."""
+    x = torch.tensor(load_digits().images / 16, dtype=torch.float32).unsqueeze(1)
+    x = x[torch.randperm(len(x), generator=torch.Generator().manual_seed(0))]
+    return x[:256], x[256:512]
+
+
+def dense(depth: int, width: int = 64, neuron=leaky) -> nn.Sequential:
+    net = nn.Sequential(nn.Flatten())
+    for sizes in itertools.pairwise([64] + [width] * depth):
+        net += nn.Sequential(nn.Linear(*sizes), neuron())
+    return net
+
+
+def attached(
+    net: nn.Module, example: Tensor | None = None, param: str = "bias", **kwargs
+) -> LinearHomeostasis:
+    return LinearHomeostasis(0.01, TARGET, param).attach(net, example, **kwargs)
+
+
+def rates_of(net: nn.Module, x: Tensor) -> list[float]:
+    """The rate of each neuron module, counted by hooks of the test's own."""
+    copied = copy.deepcopy(net)
+    counts = [Recount(module) for module in copied.modules() if isinstance(module, snn.SpikingNeuron)]
+    utils.reset(copied)
+    with torch.no_grad():
+        for _ in range(STEPS):
+            copied(x)
+    return [float(each.rate.mean()) for each in counts]
+
+
+def worst(net: nn.Module, x: Tensor) -> float:
+    return max(abs(rate - TARGET) / TARGET for rate in rates_of(net, x))
+
+
+@torch.no_grad()
+def saturate(net: nn.Module) -> None:
+    for layer in net:
+        if isinstance(layer, nn.Linear):
+            layer.weight.add_(3 / layer.in_features)
+
+
+@torch.no_grad()
+def silence(net: nn.Module) -> None:
+    for layer in net:
+        if isinstance(layer, nn.Linear):
+            layer.weight.mul_(0.1)
+            layer.bias.zero_()
+
+
+def test_a_neuron_without_memory_is_shifted_to_its_quantile():
+    net = nn.Sequential(nn.Linear(1, 1), snn.Leaky(beta=0.0, init_hidden=True, reset_mechanism="none"))
+    with torch.no_grad():
+        net[0].weight.fill_(1.0)
+        net[0].bias.zero_()
+    attached(net).calibrate(torch.linspace(0, 1, 1001).unsqueeze(1), num_steps=1)
+    assert net[0].bias.item() == pytest.approx(0.1, abs=2e-3)  # 0.9 + b is the threshold
+
+
+def test_shifts_are_those_of_a_bisection_in_float64():
+    net, x = nn.Sequential(nn.Linear(6, 5), leaky()), torch.rand(64, 6)
+    weight, before = net[0].weight.detach().double().numpy(), net[0].bias.detach().double().numpy()
+    attached(net).calibrate(x, num_steps=STEPS, progress=False)
+
+    def rate(bias: float, row: int) -> float:
+        current, membrane, spikes = x.double().numpy() @ weight[row] + bias, np.zeros(64), 0
+        for _ in range(STEPS):
+            membrane = 0.9 * membrane + current - (membrane > 1)
+            spikes += (membrane > 1).sum()
+        return spikes / (64 * STEPS)
+
+    for row, bias in enumerate(net[0].bias.tolist()):
+        low, high = -20.0, 20.0
+        for _ in range(60):
+            middle = (low + high) / 2
+            low, high = (middle, high) if rate(before[row] + middle, row) < TARGET else (low, middle)
+        assert rate(bias, row) == pytest.approx(TARGET, abs=2 / (64 * STEPS))
+        assert bias - before[row] == pytest.approx(high, abs=0.02)
+
+
+@pytest.mark.parametrize(
+    ("start", "most"),
+    [(lambda net: None, 5), (silence, 8), (saturate, 11)],
+    ids=["default", "silent", "saturated"],
+)
+def test_dense_nets_are_on_target_on_unseen_images(images, start, most):
+    net = dense(3)
+    start(net)
+    report = attached(net).calibrate(images[0], num_steps=STEPS, progress=False)
+    assert worst(net, images[1]) < 0.04
+    assert report.forwards <= most
+    assert all(cell.silent == 0 for cell in report.cells)
+
+
+def test_it_says_what_is_counted(images):
+    net = dense(2)
+    before = rates_of(net, images[0])
+    report = attached(net).calibrate(images[0], num_steps=STEPS, progress=False)
+    assert [cell.before for cell in report.cells] == pytest.approx(before)
+    assert [cell.after for cell in report.cells] == pytest.approx(rates_of(net, images[0]))
+    assert report.samples == 256
+    assert f"{report['4'].after:.3f}" in str(report)
+
+
+def conv() -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(1, 4, 3, bias=False), nn.BatchNorm2d(4), nn.MaxPool2d(2), nn.Dropout(0.2), leaky(),
+        nn.Conv2d(4, 4, 2), leaky(), nn.Flatten(), nn.Linear(16, 8), leaky(),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_norms_pooling_and_dropout_between_are_seen_through(images, training):
+    net = conv().train(training)
+    report = attached(net).calibrate(images[0], num_steps=STEPS, progress=False)
+    assert [cell.after for cell in report.cells] == pytest.approx([TARGET] * 3, rel=0.01)
+
+
+def test_weights_are_shifted_by_their_recorded_inputs(images):
+    net = dense(2)
+    bias = net[1].bias.detach().clone()
+    report = attached(net, param="weight").calibrate(images[0], num_steps=STEPS, progress=False)
+    assert [cell.after for cell in report.cells] == pytest.approx([TARGET] * 2, rel=0.02)
+    assert torch.equal(net[1].bias, bias)
+
+
+def test_healthy_weights_stay_bit_equal(images):
+    net = dense(3)
+    weights = [net[index].weight.detach().clone() for index in (1, 3, 5)]
+    attached(net).calibrate(images[0], num_steps=STEPS, progress=False)
+    assert all(torch.equal(net[index].weight, each) for index, each in zip((1, 3, 5), weights, strict=True))
+
+
+def test_no_scale_leaves_bad_weights_alone(images):
+    net = dense(2)
+    silence(net)
+    weight = net[1].weight.detach().clone()
+    attached(net).calibrate(images[0], num_steps=STEPS, progress=False, scale=None)
+    assert torch.equal(net[1].weight, weight)
+
+
+def test_a_number_brings_hidden_layers_to_that_std(images):
+    net = dense(3)
+    last = net[5].weight.detach().clone()
+    report = attached(net).calibrate(images[0], num_steps=STEPS, progress=False, scale=1.0)
+    assert [cell.free_std for cell in report.cells[:2]] == pytest.approx([1.0, 1.0], rel=0.1)
+    assert torch.equal(net[5].weight, last)
+
+
+def test_bounds_hold(images):
+    net = dense(1)
+    homeostasis = LinearHomeostasis(0.01, 0.5, "bias", bounds=ClampBounds(-0.1, 0.2)).attach(net)
+    homeostasis.calibrate(images[0], num_steps=STEPS, progress=False)
+    assert net[1].bias.min() >= -0.1
+    assert net[1].bias.max() <= 0.2
+
+
+def test_all_but_the_parameter_is_left_as_it_was(images):
+    net = conv()
+    homeostasis = attached(net)
+    state = {name: value.clone() for name, value in net.state_dict().items()}
+    parameters, hooks, random = list(net.parameters()), hooks_of(net), torch.get_rng_state()
+    homeostasis.calibrate(images[0], num_steps=STEPS, progress=False)
+    changed = {name for name, value in net.state_dict().items() if not torch.equal(value, state[name])}
+    assert changed == {"1.bias", "5.bias", "8.bias"}
+    assert all(one is other for one, other in zip(parameters, net.parameters(), strict=True))
+    assert all(each.grad is None and each.requires_grad for each in net.parameters())
+    assert hooks_of(net) == hooks
+    assert torch.equal(torch.get_rng_state(), random)
+    assert not net[4].mem.any()
+
+
+def test_an_error_in_the_middle_puts_everything_back(images):
+    net = dense(3)
+    homeostasis, before, hooks = attached(net), snapshot(net), hooks_of(net)
+    calls = itertools.count()
+
+    def run(x: Tensor) -> None:
+        for _ in range(STEPS):
+            net(x)
+        if next(calls) == 3:
+            raise RuntimeError("interrupted")
+
+    with pytest.raises(RuntimeError, match="interrupted"):
+        homeostasis.calibrate(images[0], run=run)
+    assert unchanged(net, before)
+    assert hooks_of(net) == hooks
+
+
+class Loop(nn.Module):
+    """A time loop, with the membranes as arguments."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc1, self.lif1 = nn.Linear(64, 32), snn.Leaky(beta=0.9)
+        self.fc2, self.lif2 = nn.Linear(32, 16), snn.Synaptic(alpha=0.7, beta=0.8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        mem1 = self.lif1.init_leaky()
+        syn2, mem2 = self.lif2.init_synaptic()
+        for _ in range(STEPS):
+            spikes, mem1 = self.lif1(self.fc1(x.flatten(1)), mem1)
+            spikes, syn2, mem2 = self.lif2(self.fc2(spikes), syn2, mem2)
+        return spikes
+
+
+def test_membranes_as_arguments_and_a_time_loop(images):
+    net = Loop()
+    report = attached(net, images[0][:2]).calibrate(images[0])
+    assert [cell.after for cell in report.cells] == pytest.approx([TARGET] * 2, rel=0.01)
+    assert report.forwards == 4
+
+
+def rleaky() -> nn.Module:
+    return snn.RLeaky(beta=0.9, linear_features=64, init_hidden=True)
+
+
+def test_recurrent_neurons_take_no_more_forwards(images):
+    net = dense(2, neuron=rleaky)
+    report = attached(net, images[0][:2]).calibrate(images[0], num_steps=STEPS, progress=False)
+    assert worst(net, images[1]) < 0.05
+    assert report.forwards == 4
+    assert "recurrent" in report["2:2.recurrent"].note
+
+
+@pytest.mark.parametrize(
+    "neuron",
+    [lambda: snn.LinearLeaky(0.8, 6, 8), lambda: snn.LeakyParallel(6, 8, beta=0.5)],
+    ids=["linear", "parallel"],
+)
+def test_sequence_neurons(neuron):
+    net = nn.Sequential(neuron())
+    report = attached(net).calibrate(torch.rand(STEPS, 64, 6))
+    assert report["0"].after == pytest.approx(TARGET, rel=0.02)
+
+
+def test_an_lstm_below_its_threshold_is_named():
+    net = nn.Sequential(snn.SLSTM(6, 6, init_hidden=True))
+    before = snapshot(net)
+    report = attached(net).calibrate(torch.rand(64, 6), num_steps=STEPS, progress=False)
+    assert "6 of 6 cannot reach the target" in report["0"].note
+    assert unchanged(net, before)
+
+
+def test_a_loader_gives_batches_until_there_are_enough():
+    data = torch.utils.data.TensorDataset(torch.rand(2000, 6), torch.zeros(2000))
+    net = nn.Sequential(nn.Linear(6, 5), leaky())
+    loader = torch.utils.data.DataLoader(data, 100, shuffle=True)
+    report = attached(net).calibrate(loader, num_steps=STEPS, progress=False)
+    assert (report.samples, report.forwards) == (600, 18)
+    assert report["1"].after == pytest.approx(TARGET, rel=0.01)
+
+
+def test_run_takes_spike_trains():
+    net, trains = nn.Sequential(nn.Linear(6, 5), leaky()), (torch.rand(STEPS, 64, 6) < 0.3).float()
+    report = attached(net).calibrate(trains, run=lambda x: [net(step) for step in x])
+    assert report["1"].after == pytest.approx(TARGET, rel=0.02)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "match"),
+    [
+        ({"scale": "much"}, "`scale` should be 'auto'"),
+        ({"num_steps": 0}, "`num_steps` should be a positive integer"),
+        ({"num_steps": 2, "run": print}, "`num_steps` should be left out with `run`"),
+        ({"inputs": 3}, "`inputs` should be a batch"),
+        ({"inputs": []}, "`inputs` should make the model call its neurons"),
+    ],
+)
+def test_arguments_that_cannot_work_are_named(arguments, match):
+    net = nn.Sequential(nn.Linear(6, 5), leaky())
+    with pytest.raises(ArgumentError, match=match):
+        attached(net).calibrate(**{"inputs": torch.rand(4, 6), **arguments})
