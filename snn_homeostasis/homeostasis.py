@@ -185,6 +185,8 @@ class Homeostasis(Registration, Reports, Calibrating, Rule, nn.Module):
             changes = changes_of((slot for unit in active for slot in unit.slots.values()), self._slots())
             require_finite_cells([] if several else waiting, changes=changes, units=active)
         processes.confirm(units)
+        for unit in waiting:
+            unit.look(several)
         apply_changes(changes, lambda slot: f"cell {owner_of(slot, active).name!r}")
         for unit in waiting:
             unit.end_step()
@@ -193,12 +195,7 @@ class Homeostasis(Registration, Reports, Calibrating, Rule, nn.Module):
 
     @without_gradients
     def step(self, target: Target | None = None, cells: Iterable[str] | None = None) -> None:
-        """`forward`, then `update`: call it after ``optimizer.step()``.
-
-        Args:
-            target: for this call alone, in place of the targets of the cells.
-            cells: names of the cells to take, all by default.
-        """
+        """`forward` with these arguments, then `update`: call it after ``optimizer.step()``."""
         before = Waiting(self._slots())
         vars(self)["_updates_next"] = True  # an attribute of a module takes longer to set
         try:

@@ -1,5 +1,7 @@
 """A registered cell, with all that a rule keeps for it."""
 
+from contextlib import suppress
+
 import torch
 from torch import Tensor, nn
 
@@ -7,6 +9,7 @@ from ..errors import ArgumentError, NoSpikesError, warn
 from ..observe import RateEstimator
 from ..updates import Contribution, Slot
 from .cell import Cell
+from .guard import Guard
 from .settings import Settings
 from .state import CellState
 from .targets import Target, fit_target
@@ -22,6 +25,7 @@ class Unit:
         self.hook, self.connection = cell.neuron, cell.connection
         self.state = CellState(name, cell, settings)
         self.rate: RateEstimator = settings.rate()
+        self.guard = Guard(name, cell, self.state)
         self._warn()
 
     @property
@@ -47,11 +51,12 @@ class Unit:
 
     def saved(self) -> nn.ModuleDict:
         """Returns all that a checkpoint holds of this unit."""
-        return nn.ModuleDict({"rate": self.rate, "state": self.state, "slots": nn.ModuleDict(self.slots)})
+        slots = nn.ModuleDict(self.slots)
+        return nn.ModuleDict({"rate": self.rate, "state": self.state, "slots": slots, "guard": self.guard})
 
     def contribute(self, contribution: Contribution) -> None:
-        """Adds what the rule gives to the slot."""
-        self.slot.contributions.append(contribution)
+        """Adds what the rule gives to the slot, without what the guard holds."""
+        self.slot.contributions.append(self.guard.hold(contribution))
         vars(self.state)["contributed"] = 1  # an attribute of a module takes longer to set
 
     def end_step(self) -> None:
@@ -66,6 +71,7 @@ class Unit:
         self.rate.reset()
         self.state.restart()
         self.hook.forget()
+        self.guard.clear()
         for slot in self.slots.values():
             slot.drop(self.rate, None)
 
@@ -142,6 +148,12 @@ class Unit:
                 "it only shares the rates."
             )
         return self.rate.joint
+
+    def look(self, shared: bool) -> None:
+        """Lets the guard compare what waits in the slot with the rate, once in a while."""
+        if self.guard.is_due() and self.slot.pending:
+            with suppress(NoSpikesError):  # the user may add to the slot of a cell that never ran
+                self.guard.look(self.mean_rate(shared), is_alone=not shared)
 
     def _observed_total(self) -> Tensor:
         total = self.rate.total

@@ -71,6 +71,11 @@ class SpikeHook:
         return self._last != 0
 
     @property
+    def observed(self) -> Tensor | None:
+        """The last observed step as the estimators saw it: another object at each step; None before it."""
+        return self._last
+
+    @property
     def neurons(self) -> torch.Size | None:
         """The shape ``*N`` of the neurons, None before the first call."""
         return None if self._last is None else self._last.shape[1:]
