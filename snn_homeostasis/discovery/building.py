@@ -57,6 +57,8 @@ def warn_about(built: Built, param: str, by_hand: bool) -> None:
             )
     for each, _ in built:
         _warn_about_sign(each)
+    if param == "weight":
+        _warn_about_effects(built)
     if not by_hand:
         _warn_about_several_layers(each for each, _ in built if not _is_inside(each))
 
@@ -140,4 +142,25 @@ def _warn_about_sign(found: FoundCell) -> None:
         warn(
             f"The input of `{found.neuron}` rises with `{found.layer}` in some places and falls in others: "
             f"cell {found.name!r} may not reach its target. Leave it out with `exclude=`."
+        )
+
+
+def _warn_about_effects(built: Built) -> None:
+    """Warns once about all layers whose output does not rise with their weights on the example."""
+    effects = [(each, each.effect) for each, _ in built if each.effect is not None and each.norm is None]
+    cancelled = [each for each, effect in effects if effect.is_cancelled]
+    doubtful = [each for each, effect in effects if effect.is_doubtful and not effect.is_cancelled]
+    remedy = "Take param='bias', of layers built with one, or leave them out with `exclude=`."
+    if cancelled:
+        warn(
+            f"What is added to the weight of {quoted(each.layer for each in cancelled)} changes nothing that "
+            f"reaches {quoted(each.neuron for each in cancelled)}: the layer standardises its weight, or its "
+            f"inputs cancel one another. {remedy}"
+        )
+    if doubtful:
+        warn(
+            f"What is added to the weight of {quoted(each.layer for each in doubtful)} does not only raise "
+            f"what reaches {quoted(each.neuron for each in doubtful)}: on this example the inputs of the "
+            "layer are negative in part, or its own code turns them round. Rates may not reach their target "
+            f"while the weight drifts. {remedy}"
         )

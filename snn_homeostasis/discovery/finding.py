@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import nn
@@ -12,6 +12,7 @@ from ..delays import is_trainable_delay
 from ..errors import UnpairedNeuronError, require, warn
 from ..layers import is_layer
 from .chains import chain_links
+from .effects import Effect
 from .links import Choice, Link, Pairs, apply_choices, describe, plain, quoted
 from .pairing import paired
 from .readouts import without_readouts
@@ -34,6 +35,7 @@ class FoundCell:
         sign: 1 if the neuron's input rises with the output of the layer, or of the norm, -1 if
             it falls, 0 if some entries rise and others fall.
         delay: path of a module between the two that delays each channel by a Parameter, or None.
+        effect: how the output of the layer follows its weight on the example, None if unknown.
 
     >>> import snntorch as snn, torch
     >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), snn.Leaky(beta=0.9, init_hidden=True))
@@ -47,6 +49,7 @@ class FoundCell:
     norm: str | None = None
     sign: int = 1
     delay: str | None = None
+    effect: Effect | None = field(default=None, repr=False, compare=False)
 
     def build(self, model: nn.Module) -> Cell:
         """Builds the cell of these modules; errors as in `Cell`."""
@@ -141,7 +144,7 @@ def _named_cells(model: nn.Module, links: Sequence[Link]) -> list[FoundCell]:
         delay = link.delay
         if delay is not None and not is_trainable_delay(modules[delay], modules[layer]):
             delay = None
-        cells.append(FoundCell(name, layer, link.neuron, link.norm, link.sign, delay))
+        cells.append(FoundCell(name, layer, link.neuron, link.norm, link.sign, delay, link.effect))
     return cells
 
 

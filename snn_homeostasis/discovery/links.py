@@ -10,6 +10,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from ..errors import require
 from ..layers import inner_layers
+from .effects import Effect
 
 __all__ = [
     "Choice", "Link", "Pairs", "Place", "apply_choices", "canonical_paths", "describe", "inner_links",
@@ -40,6 +41,7 @@ class Link:
     is_open: bool = False  # whether `pairs=` may settle the problem, since nothing contradicts the user
     reuse: str | None = None  # how one object serves several layers; `pairs=` has to name them all
     readout: str | None = None  # why nobody needs its spikes
+    effect: Effect | None = None  # of the weight on the output of the layer
 
 
 def inner_links(path: str, neuron: nn.Module, outer: Sequence[Link]) -> list[Link]:

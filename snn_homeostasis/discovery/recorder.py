@@ -47,6 +47,7 @@ class Recorder:
         self.behind: dict[str, set[str]] = defaultdict(set)  # module → neurons whose spikes lead to it
         self.used: set[str] = set()  # neurons whose spikes reach a module, or what the model returns
         self.is_blind = False  # whether data came from where it cannot be followed
+        self.outputs: dict[str, list[Tensor]] = {}  # of layers and norms, with graphs: the first, the last
         self._provenance = Provenance(dict(model.named_parameters()))
         self._shifts: dict[tuple[str, torch.Size], Tensor] = {}
         self._is_running = False
@@ -182,6 +183,8 @@ class Recorder:
 
         def mark(tensor: Tensor) -> Tensor:
             shift = None
+            if self._is_running and tensor.requires_grad:
+                self.outputs.setdefault(path, [tensor])[1:] = [tensor]
             if tensor.is_floating_point() and torch.is_grad_enabled():
                 zeros = torch.zeros_like(tensor, requires_grad=True)
                 shift = self._shifts.setdefault((path, tensor.shape), zeros)

@@ -14,6 +14,7 @@ from ..errors import HomeostasisError
 from ..layers import Connection, connect_cell, inner_layers
 from ..observe import all_neurons, is_neuron
 from .alignment import Alignment, align
+from .effects import Effect, effect_of_weight
 from .isolation import copied, eagerly, isolated
 from .links import Link, inner_links, norm_inside, quoted
 from .provenance import Arrival, Key, Kind, Source
@@ -119,8 +120,11 @@ def _drivers(recorder: Recorder, path: str, record: NeuronRecord) -> list[Link]:
     is_driven = any(each.slope for each in aligned.values())
     elsewhere = {key for key in idle if is_driven and record.last[key].is_part}
     notes = tuple(_notes(path, record, {record.last[key].source.path for key in elsewhere}))
+    links = {key: _link(path, record.last[key].source, aligned[key], notes) for key in aligned}
     return [
-        _link(path, record.last[key].source, aligned[key], notes) for key in aligned if key not in elsewhere
+        replace(link, effect=_effect(recorder, path, record.last[key].source))
+        for key, link in links.items()
+        if key not in elsewhere
     ]
 
 
@@ -133,6 +137,15 @@ def _link(path: str, source: Source, alignment: Alignment, notes: tuple[str, ...
     return Link(
         path, source.path, source.norm, alignment.sign, problem, notes, verified, source.delay, is_open
     )
+
+
+def _effect(recorder: Recorder, path: str, source: Source) -> Effect | None:
+    outputs = recorder.outputs.get(source.path, ())
+    try:
+        connection = connect_cell(recorder.modules[source.path], recorder.modules[path])
+    except HomeostasisError:  # the cell raises it again
+        return None
+    return effect_of_weight(connection, dict.fromkeys(outputs))
 
 
 def _notes(path: str, record: NeuronRecord, elsewhere: set[str]) -> Iterator[str]:
