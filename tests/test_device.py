@@ -30,6 +30,14 @@ class ReadAsZero(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
+@pytest.fixture(autouse=True)
+def _parameters_are_moved_in_place():
+    """As other devices move them: a new Parameter on the meta device would be refused."""
+    torch.__future__.set_swap_module_params_on_conversion(True)
+    yield
+    torch.__future__.set_swap_module_params_on_conversion(False)
+
+
 @pytest.mark.parametrize(
     ("param", "dtype", "rate", "bounds"),
     [
@@ -44,10 +52,10 @@ class ReadAsZero(TorchDispatchMode):
 )
 def test_a_whole_step_stays_on_the_device(param, dtype, rate, bounds):
     net = nn.Sequential(nn.Conv2d(1, 4, 3), leaky(), nn.Flatten(), nn.Linear(64, 3), leaky())
+    rule = LinearHomeostasis(0.02, 0.2, param, rate=rate, bounds=bounds).attach(net)
     with ReadAsZero():
         net.to("meta", dtype)
         net[3].float()
-        rule = LinearHomeostasis(0.02, 0.2, param, rate=rate, bounds=bounds).attach(net)
         for batch in (4, 4, 2):
             with torch.no_grad():
                 net(torch.empty(batch, 1, 6, 6, device="meta", dtype=dtype))

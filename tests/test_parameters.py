@@ -433,3 +433,18 @@ def test_another_param_that_cannot_change_is_refused_when_it_is_set():
     before = layer.weight.detach().clone()
     homeostasis.step()
     torch.testing.assert_close(layer.weight.detach(), before + 0.25)
+
+
+def test_parameters_may_be_swapped_when_a_model_is_moved():
+    layer, homeostasis = watched()
+    weight = layer.weight
+    torch.__future__.set_swap_module_params_on_conversion(True)
+    try:
+        layer.double()
+    finally:
+        torch.__future__.set_swap_module_params_on_conversion(False)
+    before = layer.weight.detach().clone()
+    homeostasis.step()
+    assert layer.weight is weight
+    assert layer.weight.dtype is torch.float64
+    torch.testing.assert_close(layer.weight.detach(), before + 0.25)

@@ -1,6 +1,5 @@
 """A slot: what is to be added to one parameter, until an update applies it once."""
 
-import weakref
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, ClassVar, NamedTuple
 
@@ -63,7 +62,7 @@ class Slot(TensorState):
         self.shared = self.warned_stuck = False
         self.contributions: list[Contribution] = []
         self.residue: Tensor | None = None
-        self._checked_form: Callable[[], object] = lambda: None
+        self._checked: tuple[object, ...] = ()  # a tuple, since a module registers what is a Parameter
         self.bounds: UpdateBounds | None = None
         self.claims: dict[object, UpdateBounds] = {}
 
@@ -114,9 +113,11 @@ class Slot(TensorState):
             owner: what the message calls the parameter.
         """
         form = self.reference.form
-        if form is not self._checked_form():
+        if not self._checked or form is not self._checked[0]:
             self.reference.require_changeable(owner)
-            self._checked_form = weakref.ref(form)  # weak: a parameter that was replaced may go
+            self._checked = (
+                form,
+            )  # not weak: `torch.utils.swap_tensors` refuses tensors with weak references
 
     def add(self, pos: Tensor | None, neg: Tensor | None) -> None:
         """Adds a part that raises the parameter and one that lowers it; the sign of ``neg`` is dropped.
