@@ -192,6 +192,9 @@ UNCHANGEABLE = {
     "subclass": (Quantised.of, "does not take additions (Quantised"),
 }
 
+# a model with tensors that have no values is refused before its cells are looked for
+FOUND = [kind for kind in UNCHANGEABLE if kind != "meta"]
+
 every = pytest.mark.parametrize("kind", UNCHANGEABLE)
 
 
@@ -205,7 +208,7 @@ def with_unchangeable(kind):
 
 
 @pytest.mark.filterwarnings("ignore:.*is in beta state:UserWarning")
-@every
+@pytest.mark.parametrize("kind", FOUND)
 @pytest.mark.parametrize("named", [False, True], ids=["found", "named"])
 def test_unchangeable_parameters_are_refused_at_attach_all_at_once(kind, named):
     model, reason = with_unchangeable(kind)
@@ -295,7 +298,7 @@ WEIGHTS = {
     "legacy weight_norm": legacy_weight_norm,
     "pruned": lambda layer: prune.l1_unstructured(layer, "weight", 0.5),
     "frozen": lambda layer: layer.weight.requires_grad_(False),
-    **{kind: replaced(make) for kind, (make, _) in UNCHANGEABLE.items()},
+    **{kind: replaced(UNCHANGEABLE[kind][0]) for kind in FOUND},
 }
 
 
@@ -315,8 +318,7 @@ def test_a_bias_is_regulated_whatever_its_weight(name):
         homeostasis.step()
         homeostasis.remove()
     torch.testing.assert_close(layer.bias.detach(), before.pop("bias") + 0.5)
-    plain = {key: value for key, value in before.items() if value.device == layer.bias.device}
-    for key, value in plain.items():
+    for key, value in before.items():
         assert torch.equal(layer.state_dict()[key].to_dense(), value.to_dense())
 
 

@@ -85,7 +85,7 @@ def natural_start(connection: Connection, param: str) -> float:
     which is taken as fan-in times a rate of 0.1.
     """
     if param == "weight":
-        return BIAS_START / (TYPICAL_RATE * connection.fan_in)
+        return BIAS_START / (TYPICAL_RATE * max(1, connection.fan_in))
     if param == "delay":
         return BIAS_START * connection.limits["delay"][1]  # of the whole range
     return BIAS_START

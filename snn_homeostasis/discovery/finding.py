@@ -110,7 +110,7 @@ def find_cells(
     ...             spikes, mem = self.lif(self.fc(step), mem)
     ...         return spikes
     >>> find_cells(Net(), torch.rand(5, 2, 4))
-    [FoundCell(name='lif', layer='fc', neuron='lif', norm=None, sign=1)]
+    [FoundCell(name='lif', layer='fc', neuron='lif', norm=None, sign=1, delay=None)]
     """
     require_model(model)
     is_traced = example is not None
