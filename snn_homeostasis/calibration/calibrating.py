@@ -95,10 +95,10 @@ class Calibrating(ABC):
         device = units[0].slot.reference.tensor.device
         ledger, populations = Ledger(), populations_of(units)
         with self.pause(), ledger.undone_on_error(), progressing(len(populations), progress) as advance:
-            leaves = {id(unit.slot.reference.leaf) for unit in units}
-            present = Presentation(_modules_of(model, units), played, kept=leaves)
+            present = Presentation(_modules_of(model, units), played)
             settling = Settling(populations, present, scale, ledger)
             settling.run(batches_of(inputs, run is not None, device), advance)
+            present.reset()
         self.clear()
         return report_of(settling, time.perf_counter() - start)
 
@@ -113,11 +113,10 @@ def _only_model(units: Iterable[Unit]) -> nn.Module | None:
 def _modules_of(model: nn.Module | None, units: Iterable[Unit]) -> Iterator[nn.Module]:
     """Yields all modules that may have a state."""
     if model is not None:
-        yield from model.modules()
+        yield model
     for unit in units:
-        for module in (unit.connection.layer, unit.connection.norm, unit.hook.module):
-            if module is not None:
-                yield from module.modules()
+        modules = (unit.connection.layer, unit.connection.norm, unit.hook.module)
+        yield from (module for module in modules if module is not None)
 
 
 def _require_scale(scale: object) -> None:

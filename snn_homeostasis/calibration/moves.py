@@ -77,7 +77,7 @@ def shift(population: Population, replay: Replay, ledger: Ledger, fraction: floa
     Returns:
         Whether the neuron was farther from its target than need be.
     """
-    gain = replay.gain()
+    gain = replay.gain
     if not bool(gain.count_nonzero()):
         population.leave_alone(UNMOVED)
         return False

@@ -2,101 +2,59 @@
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ..delays import DelayedLayer
-from ..discovery import eagerly, keeping_random_states
+from ..discovery import eagerly, isolated
 from ..errors import ArgumentError, require
 from ..observe import is_neuron
 
-__all__ = ["BufferState", "Presentation", "Run", "batches_of", "buffers_of", "hooked", "runner"]
+__all__ = ["Presentation", "Run", "batches_of", "hooked", "runner"]
 
 Run = Callable[[Any], object]
 
 
 class Presentation:
-    """Runs a model, and leaves its buffers, membranes and random states as they were, but reset.
+    """Runs a model again and again from the same state, with membranes reset.
+
+    The state is all that its modules keep: buffers, membranes, statistics of norms, attributes, and
+    the random states. A run works on copies of them.
 
     Args:
         modules: all that may have a state.
         run: runs one batch as one sequence.
-        kept: parameters and buffers that are calibrated, and so do not come back.
 
     Attributes:
         forwards: how many sequences have run.
     """
 
-    def __init__(self, modules: Iterable[nn.Module], run: Run, kept: set[int]) -> None:
-        self.modules = list(dict.fromkeys(modules))
-        self.run, self.forwards = run, 0
-        reset(self.modules)
-        buffers = [buffer for each in self.modules for buffer in buffers_of(each)]
-        self._state = [buffer for buffer in buffers if id(buffer.value) not in kept]
+    def __init__(self, modules: Iterable[nn.Module], run: Run) -> None:
+        self.forwards = 0
+        self._modules, self._run = nn.ModuleList(dict.fromkeys(modules)), run
 
     @property
     def neurons(self) -> list[nn.Module]:
         """All neurons of the model."""
-        return [module for module in self.modules if is_neuron(module)]
+        return [module for module in self._modules.modules() if is_neuron(module)]
 
     def __call__(self, batch: Any) -> None:
         """Runs one sequence."""
         self.forwards += 1
-        with eagerly(), keeping_random_states(self._tensors()):
-            try:
-                self.run(batch)
-            finally:
-                self.restore()
+        with eagerly(), isolated(self._modules):
+            self.reset()
+            self._run(batch)
 
-    def restore(self) -> None:
-        """Puts back the state from before the first sequence."""
-        for state in self._state:
-            state.restore()
-        forget_inputs(self.modules)
-
-    def _tensors(self) -> list[Tensor]:
-        return [tensor for module in self.modules for tensor in module.parameters(recurse=False)]
-
-
-@dataclass(frozen=True)
-class BufferState:
-    """A buffer of a module, with its values."""
-
-    module: nn.Module
-    name: str
-    value: Tensor
-    copy: Tensor
-
-    def restore(self) -> None:
-        """Puts the same tensor with the same values back."""
-        if self.value.numel():
-            self.value.copy_(self.copy)
-        setattr(self.module, self.name, self.value)
-
-
-def buffers_of(module: nn.Module) -> list[BufferState]:
-    """Copies the buffers of a module, without those of its submodules."""
-    named = module.named_buffers(recurse=False)
-    return [BufferState(module, name, value, value.detach().clone()) for name, value in named]
-
-
-def reset(modules: Iterable[nn.Module]) -> None:
-    """Gives neurons and delayed layers a fresh state; `snntorch.utils.reset` misses nested ones."""
-    for module in modules:
-        reset_mem = getattr(module, "reset_mem", None)
-        if is_neuron(module) and callable(reset_mem):
-            reset_mem()
-    forget_inputs(modules)
-
-
-def forget_inputs(modules: Iterable[nn.Module]) -> None:
-    """Lets delayed layers begin a new history."""
-    for module in modules:
-        if isinstance(module, DelayedLayer):
-            module.reset()
+    def reset(self) -> None:
+        """Gives neurons and delayed layers a fresh state; `snntorch.utils.reset` misses nested ones."""
+        for module in self._modules.modules():
+            reset_mem = getattr(module, "reset_mem", None)
+            if is_neuron(module) and callable(reset_mem):
+                reset_mem()
+            elif isinstance(module, DelayedLayer):
+                module.reset()
 
 
 def runner(model: nn.Module | None, num_steps: int | None, run: Run | None) -> Run:

@@ -1,19 +1,22 @@
 """Recording: what reaches a neuron in one sequence, and how it moves with the parameters of its cells."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_flatten, tree_map_only  # knows all containers; not public yet
+
+# knows all containers of arguments; no public path yet
+from torch.utils._pytree import tree_flatten, tree_map_only, tree_unflatten
 
 from ..observe import spikes_of
 from .populations import Population, is_inside
-from .presenting import BufferState, Presentation, buffers_of, hooked
+from .presenting import Presentation, hooked
 from .seeds import parts_of, seed, seeds_carried, without_derivatives
 
-__all__ = ["Counter", "Link", "Moved", "Tape", "count", "record"]
+__all__ = ["Call", "Counter", "Link", "Moved", "Tape", "buffers_kept", "count", "record"]
 
 
 @dataclass(frozen=True)
@@ -35,9 +38,9 @@ class Moved:
     value: Tensor
     direction: Tensor | None
 
-    def shifted(self, shift: Tensor) -> Tensor:
-        """Returns the argument after a shift ``[*N]``."""
-        return self.value + (shift if self.direction is None else shift * self.direction)
+    def shifted(self, shift: Tensor, assumed: Tensor) -> Tensor:
+        """Returns the argument after a shift ``[*N]``, in a direction to which ``assumed`` is added."""
+        return self.value + (shift if self.direction is None else shift * (self.direction + assumed))
 
     def gain(self, shape: torch.Size) -> Tensor:
         """Returns the mean of the direction, ``[1, *N]`` for neurons of a shape ``[*N]``."""
@@ -73,33 +76,60 @@ class Counter:
         return self.total / self.steps
 
 
+State = dict[tuple[nn.Module, str], Tensor]
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call of a neuron.
+
+    Args:
+        arguments: ``(args, kwargs)``, with `Link` and `Moved` among them.
+        state: the buffers of the neuron, and of all inside, that were set since the call before.
+    """
+
+    arguments: Any
+    state: State
+
+
 @dataclass
 class Tape:
     """The calls of one neuron in one sequence, enough to run it alone.
 
     Attributes:
-        state: the buffers of the neuron, and of all inside, before the first call.
-        calls: the arguments of each call, with `Link` and `Moved` among them.
+        calls: in order.
         echoes: what each recurrent layer inside gave back, call by call.
         counter: the spikes.
     """
 
     neuron: nn.Module
-    state: list[BufferState]
-    calls: list[tuple[tuple[Any, ...], dict[str, Any]]] = field(default_factory=list)
+    calls: list[Call] = field(default_factory=list)
     echoes: dict[nn.Module, list[Tensor]] = field(default_factory=dict)
     counter: Counter = field(default_factory=Counter)
     _last: list[Any] = field(default_factory=list)
+    _left: dict[tuple[nn.Module, str], tuple[int, int]] = field(default_factory=dict)
 
     def before(self, module: nn.Module, args: Any, kwargs: Any) -> tuple[Any, Any]:
         """Keeps the arguments, and hands them on without derivatives."""
-        self.calls.append(tree_map_only(Tensor, self._kept, (args, kwargs)))
+        now = _state_of(module)
+        changed = {key: value.clone() for key, value in now.items() if self._left.get(key) != _mark(value)}
+        self.calls.append(Call(tree_map_only(Tensor, self._kept, (args, kwargs)), changed))
         return without_derivatives(module, args, kwargs)
 
     def after(self, module: nn.Module, args: Any, output: Any) -> None:
-        """Counts the spikes, and remembers the output for links to it."""
+        """Counts the spikes, and remembers what the call leaves."""
         self._last = tree_flatten(output)[0]
+        self._left = {key: _mark(value) for key, value in _state_of(module).items()}
         self.counter.add(module, output)
+
+    @property
+    def is_moved(self) -> bool:
+        """Whether any argument carries a derivative by the regulated parameters."""
+        return any(isinstance(each, Moved) for call in self.calls for each in tree_flatten(call.arguments)[0])
+
+    def with_inputs_moved(self) -> Self:
+        """Returns a tape whose inputs, the first tensor of each call, move with a derivative of zero."""
+        return replace(self, calls=[replace(each, arguments=_moved(each.arguments)) for each in self.calls])
 
     def echo(self, layer: nn.Module, args: Any, output: Tensor) -> None:
         """Keeps what a recurrent layer gives back."""
@@ -115,13 +145,15 @@ class Tape:
         return Moved(value.clone(), None if bool((tangent == 1).all()) else tangent.clone())
 
 
-def record(present: Presentation, populations: Sequence[Population], batch: Any) -> dict[nn.Module, Tape]:
+def record(
+    present: Presentation, populations: Sequence[Population], batch: Any, seeded: bool = True
+) -> dict[nn.Module, Tape]:
     """Runs one sequence, and records what reaches some neurons.
 
     The outputs of their layers carry a derivative by a common shift of the regulated parameter. It
     arrives at the neuron, whatever lies between: pooling, norms, dropout, several layers.
     """
-    tapes = {each.neuron: _tape(each.neuron) for each in populations}
+    tapes = {each.neuron: Tape(each.neuron) for each in populations}
     handles = []
     for neuron in present.neurons:
         before = tapes[neuron].before if neuron in tapes else without_derivatives
@@ -130,9 +162,8 @@ def record(present: Presentation, populations: Sequence[Population], batch: Any)
         tape = tapes[population.neuron]
         handles.append(tape.neuron.register_forward_hook(tape.after))
         handles += [layer.register_forward_hook(tape.echo) for layer in population.recurrent_layers]
-        for unit in population.drivers:
-            if not is_inside(unit):
-                handles.append(seed(unit))
+        outside = [unit for unit in population.drivers if not is_inside(unit)]
+        handles += [seed(unit) for unit in outside if seeded]
     with hooked(handles), seeds_carried():
         present(batch)
     return tapes
@@ -150,9 +181,40 @@ def count(present: Presentation, neurons: Sequence[nn.Module], batch: Any) -> di
     return counters
 
 
-def _tape(neuron: nn.Module) -> Tape:
-    buffers = [buffer for module in neuron.modules() for buffer in buffers_of(module)]
-    return Tape(neuron, [buffer for buffer in buffers if buffer.name != "threshold"])  # replays may move it
+def _state_of(neuron: nn.Module) -> State:
+    """The buffers of a neuron and of all inside; not the threshold, which a calibration may move."""
+    return {
+        (module, name): value
+        for module in neuron.modules()
+        for name, value in module.named_buffers(recurse=False)
+        if name != "threshold"
+    }
+
+
+def _moved(arguments: Any) -> Any:
+    leaves, structure = tree_flatten(arguments)
+    place = next((place for place, each in enumerate(leaves) if isinstance(each, Tensor)), None)
+    if place is not None:
+        leaves[place] = Moved(leaves[place], torch.zeros_like(leaves[place]))
+    return tree_unflatten(leaves, structure)
+
+
+@contextmanager
+def buffers_kept(neuron: nn.Module) -> Iterator[None]:
+    """Gives a neuron its own buffers back at the end, untouched."""
+    own = _state_of(neuron)
+    try:
+        for (module, name), value in own.items():
+            setattr(module, name, value.clone())
+        yield
+    finally:
+        for (module, name), value in own.items():
+            setattr(module, name, value)
+
+
+def _mark(tensor: Tensor) -> tuple[int, int]:
+    """Differs when a buffer is another tensor, or was changed in place; only `_version` tells the latter."""
+    return id(tensor), tensor._version
 
 
 def _is_same(tensor: Tensor, output: Tensor) -> bool:

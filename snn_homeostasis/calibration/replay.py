@@ -10,7 +10,7 @@ from torch.utils._pytree import tree_flatten, tree_map  # knows all containers; 
 
 from .populations import Population, Rows, in_shape_of_parameter, is_inside
 from .presenting import hooked
-from .recording import Counter, Link, Moved, Tape
+from .recording import Counter, Link, Moved, Tape, buffers_kept
 
 __all__ = ["Replay"]
 
@@ -26,6 +26,9 @@ class Replay:
         recorded: the rates ``[B, *N]`` of the recording.
         rows: of the regulated parameter.
         inside: the units whose parameter the neuron carries; it is shifted, and not the input.
+        gain: how far the input of each row moves with its shift, on average. Where a bias has no
+            derivative, behind a ReLU that is closed for all samples, or behind a `detach`, it is
+            assumed to be 1; the rates that come out then show whether it is.
     """
 
     def __init__(self, population: Population, tapes: Sequence[Tape]) -> None:
@@ -33,6 +36,13 @@ class Replay:
         self.recorded = torch.cat([tape.counter.rate for tape in tapes])
         self.rows: Rows = population.rows(self.recorded.shape[1:])
         self.inside = [unit for unit in population.drivers if is_inside(unit)]
+        is_bias = all(unit.state.param == "bias" for unit in population.drivers) and not self.inside
+        if is_bias and not any(tape.is_moved for tape in tapes):
+            self.tapes = [tape.with_inputs_moved() for tape in tapes]
+        gain = self._gain()
+        is_assumed = (gain == 0) & is_bias
+        self.gain = gain + is_assumed
+        self.assumed = self.rows.spread(is_assumed.float())
 
     @property
     def is_coupled(self) -> bool:
@@ -51,14 +61,13 @@ class Replay:
         with self._parameters_shifted(spread):
             return torch.cat([self._play(tape, spread, live).rate for tape in self.tapes])
 
-    def gain(self) -> Tensor:
-        """Returns how far the input of each row moves with its shift, on average."""
+    def _gain(self) -> Tensor:
         if self.inside:
             return torch.ones(self.rows.count, dtype=torch.float64, device=self.rows.index.device)
         shape = self.rows.index.shape
         total, calls = torch.zeros(1, *shape, device=self.rows.index.device), 0
         for tape in self.tapes:
-            for argument in tree_flatten(tape.calls)[0]:
+            for argument in tree_flatten([call.arguments for call in tape.calls])[0]:
                 if isinstance(argument, Moved):
                     total = total + argument.gain(shape)
             calls += len(tape.calls)
@@ -72,23 +81,21 @@ class Replay:
 
     def outputs(self, tape: Tape, shift: Tensor, live: bool = False) -> Iterator[Any]:
         """Runs the neuron alone on one sequence, its input shifted by ``[*N]``, and yields its outputs."""
-        for state in tape.state:
-            state.restore()
         last: list[Any] = []
 
         def argument(recorded: Any) -> Any:
             if isinstance(recorded, Link):
                 return last[recorded.position]
-            return recorded.shifted(shift) if isinstance(recorded, Moved) else recorded
+            return recorded.shifted(shift, self.assumed) if isinstance(recorded, Moved) else recorded
 
-        with _relived(self.population, tape) if live else _echoing(tape):
+        with buffers_kept(tape.neuron), _relived(self.population, tape) if live else _echoing(tape):
             for call in tape.calls:
-                args, kwargs = tree_map(argument, call)
+                for (module, name), value in call.state.items():
+                    setattr(module, name, value.clone())
+                args, kwargs = tree_map(argument, call.arguments)
                 output = tape.neuron.forward(*args, **kwargs)  # `neuron(...)` would run the hooks of others
                 last = tree_flatten(output)[0]
                 yield output
-        for state in tape.state:
-            state.restore()
 
     @contextmanager
     def _parameters_shifted(self, shift: Tensor) -> Iterator[None]:

@@ -8,7 +8,7 @@ from layers to neurons, and `alignment` compares channels with neurons. Both giv
 
 from .building import build_cells, warn_about
 from .finding import FoundCell, find_cells, require_model
-from .isolation import eagerly, keeping_random_states
+from .isolation import eagerly, isolated, keeping_random_states
 from .links import Choice
 
 __all__ = [
@@ -17,6 +17,7 @@ __all__ = [
     "build_cells",
     "eagerly",
     "find_cells",
+    "isolated",
     "keeping_random_states",
     "require_model",
     "warn_about",
