@@ -174,7 +174,7 @@ class Guard(TensorState):
         membrane = hook.membrane if is_alone else None
         if membrane is not None and membrane.shape[1:] == rate.shape:
             size = size + _rows_of(connection, membrane.abs().mean(0))
-        weight, bias = connection.weight, connection.bias
+        weight, bias = (self._values_of(kind) for kind in ("weight", "bias"))
         if weight is not None and not is_distributed(weight):
             dims = [dim for dim, entries in enumerate(size.shape) if entries < weight.shape[dim]]
             sums = weight.sum_to_size(size.shape).abs()
@@ -183,6 +183,10 @@ class Guard(TensorState):
         if bias is not None and not is_distributed(bias) and bias.numel() == size.numel():
             size = size + bias.detach().abs().reshape(size.shape)
         return size
+
+    def _values_of(self, kind: str) -> Tensor | None:
+        reference = self.cell.connection.references.get(kind)
+        return None if reference is None else reference.values
 
 
 def _nothing() -> None:

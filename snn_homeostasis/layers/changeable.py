@@ -5,12 +5,12 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
-from torch import Size, Tensor, nn
+from torch import Tensor, nn
 from torch.nn.utils.parametrize import ParametrizationList
 
 from .sharded import local
 
-__all__ = ["Problem", "computed_shape", "problem_of_parametrization", "problem_of_tensor"]
+__all__ = ["Problem", "computed", "problem_of_parametrization", "problem_of_tensor"]
 
 
 class Problem(NamedTuple):
@@ -84,10 +84,10 @@ def problem_of_parametrization(steps: ParametrizationList) -> Problem | None:
 
 
 @torch.no_grad()
-def computed_shape(steps: ParametrizationList) -> Size:
-    """Returns the shape of the value that a parametrization computes, and changes no buffer."""
+def computed(steps: ParametrizationList) -> Tensor:
+    """Returns the value that a parametrization computes, and changes no buffer."""
     value: Tensor = copy.deepcopy(steps)()
-    return value.shape
+    return value
 
 
 def _overlaps_itself(value: Tensor) -> bool:

@@ -3,11 +3,12 @@
 from dataclasses import dataclass
 from typing import NoReturn
 
+import torch
 from torch import Size, Tensor, nn
 from torch.nn.utils import parametrize
 
 from ..errors import UnsupportedLayerError
-from .changeable import Problem, computed_shape, problem_of_parametrization, problem_of_tensor
+from .changeable import Problem, computed, problem_of_parametrization, problem_of_tensor
 
 __all__ = ["ParameterReference", "refer"]
 
@@ -15,6 +16,7 @@ LEGACY = Problem(
     "is recomputed at each forward by a legacy weight_norm or spectral_norm",
     "Use torch.nn.utils.parametrizations.weight_norm instead.",
 )
+REAL = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 GONE = Problem("is no Parameter any more since it was registered", "Attach again.")
 
 
@@ -61,7 +63,15 @@ class ParameterReference:
     def shape(self) -> Size:
         """The shape of the value; a parametrization computes it on a copy."""
         steps = self._parametrization
-        return self.tensor.shape if steps is None else computed_shape(steps)
+        return self.tensor.shape if steps is None else computed(steps).shape
+
+    @property
+    def values(self) -> Tensor | None:
+        """The values to look at, which changes no buffer; None if they are no dense real numbers."""
+        steps = self._parametrization
+        value = self.tensor.detach() if steps is None else computed(steps)
+        is_dense = value.layout == torch.strided and not value.is_meta
+        return value if is_dense and value.dtype in REAL else None
 
     @property
     def form(self) -> object:
