@@ -14,7 +14,7 @@ neuron wants, laid out by `layers`) → `updates` (slots, bounds) → the parame
 
 from importlib.metadata import PackageNotFoundError, version
 
-from .cells import Cell, FallingPlasticity, Settings
+from .cells import Band, Cell, FallingPlasticity, Settings
 from .delays import DelayedConv2d, DelayedLayer, DelayedLinear
 from .discovery import FoundCell, find_cells
 from .errors import (
@@ -53,6 +53,7 @@ except PackageNotFoundError:  # a checkout that is not installed
 
 __all__ = [
     "ArgumentError",
+    "Band",
     "Bounds",
     "Cell",
     "ChannelConnection",

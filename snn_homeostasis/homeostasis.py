@@ -19,6 +19,7 @@ from .cells import (
     require_new,
     require_ready,
     select,
+    targets_of,
 )
 from .discovery import Choice, build_cells, find_cells, require_model, warn_about
 from .distributed import AUTO, Group, Processes, ProcessGroups
@@ -94,7 +95,8 @@ class Homeostasis(Registration, Reports, Calibrating, Rule, nn.Module):
             include: keep only the cells of these: paths of layers, of neurons or of modules
                 around them, or types of layers.
             exclude: leave out the cells of these.
-            **overrides: any argument of the constructor, for these cells.
+            **overrides: any argument of the constructor, for these cells. A target may also be a dict
+                by name of a cell or type of its layer; the other cells take the one of the constructor.
 
         Raises:
             UnpairedNeuronError: naming every neuron whose layer cannot be known.
@@ -102,6 +104,7 @@ class Homeostasis(Registration, Reports, Calibrating, Rule, nn.Module):
             UnsupportedLayerError: naming every layer whose param cannot change in place.
         """
         require_model(model)
+        several = {"target": overrides.pop("target")} if isinstance(overrides.get("target"), Mapping) else {}
         settings = self.defaults.override(overrides)
         group = self._groups.look_into(model)
         found = find_cells(model, example, pairs=pairs, include=include, exclude=exclude)
@@ -110,11 +113,14 @@ class Homeostasis(Registration, Reports, Calibrating, Rule, nn.Module):
         for each, cell in cells:
             require_new(self._units, each.name, cell, settings.param)
         warn_about(cells, settings.param, by_hand=bool(pairs or include or exclude))
+        layers = [(each.name, cell.connection.layer) for each, cell in cells]
+        targets = targets_of(several, layers, self.defaults.target)
         before = set(self._units)
         try:
             for each, cell in cells:
                 cell.neuron.group = group
-                self.register_cell(each.name, cell, **overrides)
+                own = {"target": targets[each.name]} if targets else {}
+                self.register_cell(each.name, cell, **overrides | own)
         except BaseException:  # for instance a warning that the user has made an error
             for name in self._units.keys() - before:
                 self.remove_cell(name)

@@ -6,8 +6,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from .cells import MEANS, SUMS, Cell, CellState, Target, Unit
-from .updates import Contribution
+from .cells import MEANS, SUMS, Band, BatchReduction, Cell, CellState, Rate, Target, Unit
+from .errors import require
+from .updates import Contribution, Finish
 
 __all__ = ["Rule"]
 
@@ -31,7 +32,7 @@ class Rule(ABC):
             cls.linear = False
 
     @abstractmethod
-    def drive(self, rate: Target, target: Target) -> Target:
+    def drive(self, rate: Rate, target: Rate) -> Rate:
         """The rule: returns how much each neuron wants its parameter to rise, elementwise and signed.
 
         Args:
@@ -43,7 +44,7 @@ class Rule(ABC):
             The shape of the rate, in units of the plasticity.
         """
 
-    def parts(self, cell: Cell, state: CellState, rate: Tensor, target: Target) -> tuple[Tensor, Tensor]:
+    def parts(self, cell: Cell, state: CellState, rate: Tensor, target: Rate) -> tuple[Tensor, Tensor]:
         """Returns the positive and the negative part of an update.
 
         The drive, times the plasticity, is averaged over the positions that share a parameter, split
@@ -73,11 +74,13 @@ class Rule(ABC):
         """
         state, samples = unit.state, unit.samples
         summed = state.batch_reduction in SUMS
+        goal = unit.target_for(unit.counted(), target)
+        if isinstance(goal, Band):
+            return self._toward_band(unit, goal, samples, summed)
         signed = signed and (summed or state.batch_reduction in MEANS)
-        is_linear = self.linear and FORMULAS.isdisjoint(vars(self))  # an object may have its own, too
-        sums = unit.summed_estimate(target, samples=signed) if is_linear else None
+        sums = unit.summed_estimate(goal, samples=signed) if self._is_linear() else None
         if sums is None:
-            parts = self.parts(unit.cell, state, *unit.estimate(target))
+            parts = self.parts(unit.cell, state, unit.estimate(), goal)
             return unit.slot.checked(*parts, samples, summed, unit.rate, state.finish)
         term = self._linear_term(state.strength * samples if signed and summed else state.strength, *sums)
         if signed:
@@ -87,7 +90,37 @@ class Rule(ABC):
             neg = below.abs()
         return Contribution(pos, neg, samples, summed, unit.rate, state.finish)
 
-    def _linear_term(self, strength: float, total: Tensor, scale: float, target: Target) -> Tensor:
+    def _toward_band(self, unit: Unit, band: Band, samples: int, summed: bool) -> Contribution:
+        """Applies the rule to the mean rate and each edge of a band; what pushes out of it is dropped."""
+        state = unit.state
+        self._require_means(state.batch_reduction)
+        strength = abs(state.strength) * (samples if summed else 1)
+        pushes = [self._push(unit, strength, edge) for edge in (band.low, band.high)]
+        present = next(push for push in pushes if push is not None)
+        up, down = (torch.zeros_like(present) if push is None else push for push in pushes)
+        finish = (state.finish or Finish())._replace(band=1 if state.strength > 0 else -1)
+        return Contribution(up, down, samples, summed, unit.rate, finish)
+
+    def _push(self, unit: Unit, strength: float, edge: float | None) -> Tensor | None:
+        sums = None if edge is None else unit.summed_estimate(edge, samples=True)
+        if sums is None:
+            return None
+        total, scale, rate = sums
+        linear = self._is_linear()
+        term = self._linear_term(strength, *sums) if linear else self.drive(total * scale, rate) * strength
+        return unit.connection.shaped_for(unit.state.param, torch.as_tensor(term))
+
+    def _is_linear(self) -> bool:
+        return self.linear and FORMULAS.isdisjoint(vars(self))  # an object may have its own, too
+
+    def _require_means(self, reduction: BatchReduction) -> None:
+        remedy = "A band is compared with the mean rate over the batch."
+        known, has_own = reduction in (*MEANS, *SUMS), type(self).parts is not Rule.parts
+        require(known, "batch_reduction", "be the mean or the sum with a Band", reduction, remedy)
+        show = f"{type(self).__name__} with `parts` of its own"
+        require(not has_own, "target", "be a number or a tensor", None, remedy, show=show)
+
+    def _linear_term(self, strength: float, total: Tensor, scale: float, target: Rate) -> Tensor:
         """Applies a linear rule to the rate ``total * scale``, by its values at the rates 0 and 1."""
         offset = self.drive(0.0, target) * strength
         slope = (self.drive(1.0, target) * strength - offset) * scale

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from ..cells import Target
+from ..cells import Band, Rate
 from .changing import Ledger
 from .populations import Population, in_shape_of_parameter
 from .replay import Replay
@@ -19,13 +19,16 @@ UNFAITHFUL = "the neuron alone does not repeat its spikes: it depends on more th
 UNMOVED = "its input does not move with the parameter"
 
 
-def target_of(population: Population) -> Target:
+def target_of(population: Population) -> Rate | Band:
     """The target of a population: that of its first unit."""
     return population.units[0].target_for(population.rates[0], None)
 
 
-def distance(rate: Tensor, target: Target) -> Tensor:
+def distance(rate: Tensor, target: Rate | Band) -> Tensor:
     """How far a rate is from its target, relative to it: positive if it is too low."""
+    if isinstance(target, Band):
+        nearest = target.nearest(rate)
+        return torch.where(nearest == rate, 0.0, (nearest - rate) / nearest)
     return (target - rate) / target
 
 

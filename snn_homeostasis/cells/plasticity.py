@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from ..errors import require
 from ..layers import Connection
 from ..state import Code
-from .targets import is_number
+from .numbers import is_number
 
 __all__ = [
     "FALLING",

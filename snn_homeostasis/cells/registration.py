@@ -1,18 +1,21 @@
 """The cells of a homeostasis: they come, they go, and they are copied along with their model."""
 
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from types import MappingProxyType
 from typing import Any, ClassVar
 
 from torch import nn
 
+from ..errors import require
 from ..following import Release, when_collected
 from ..state import CopiedAlong
 from .cell import Cell
 from .registry import count_layers, key_of, require_new, require_own_rate, select, set_bounds
 from .settings import Settings
+from .state import CHANGEABLE
+from .targets import targets_of
 from .unit import Unit
 
 __all__ = ["Registration"]
@@ -75,6 +78,41 @@ class Registration(CopiedAlong):
             self._forget(unit)
             raise
         return unit
+
+    def set(self, *, cells: Iterable[str] | None = None, **settings: Any) -> None:
+        """Changes settings of cells, from their next step on; a checkpoint holds them.
+
+        Args:
+            cells: names of the cells; by default all, and those that are registered later.
+            **settings: plasticity, target, param, batch_reduction, dt or population. A target may be a
+                dict by name of a cell or type of its layer, which has to name each of the cells.
+
+        Raises:
+            ArgumentError: for a value that cannot work, or an unknown name. Nothing is changed then.
+
+        >>> import snntorch as snn, torch
+        >>> from snn_homeostasis import LinearHomeostasis
+        >>> net = torch.nn.Sequential(torch.nn.Linear(4, 8), snn.Leaky(beta=0.9, init_hidden=True))
+        >>> homeostasis = LinearHomeostasis(target=0.1, param="bias").attach(net)
+        >>> homeostasis.set(plasticity=0.001, target=0.05)
+        >>> homeostasis.units["1"].state.target
+        0.05
+        """
+        units = select(self._units, cells)
+        for name in settings:
+            known, remedy = ", ".join(CHANGEABLE), "Bounds are set on a slot: `unit.slot.bounds = ...`."
+            require(name in CHANGEABLE, "settings", f"be among {known}", name, remedy)
+        targets = targets_of(settings, [(unit.name, unit.connection.layer) for unit in units])
+        defaults = self.defaults.override(settings)
+        for unit in units:
+            unit.state.require_offered(defaults.param if "param" in settings else unit.state.param)
+        for unit in units:
+            for name in settings:
+                setattr(unit.state, name, getattr(defaults, name))
+            if targets:
+                unit.state.target = targets[unit.name]
+        if cells is None:
+            self.defaults = defaults
 
     def remove_cell(self, name: str) -> None:
         """Takes the hook of one cell off and forgets the cell, and what its rule has left in the slots."""

@@ -1,6 +1,7 @@
 """The settings of a rule: checked once, then trusted."""
 
 import dataclasses
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Self
@@ -11,10 +12,20 @@ from torch import Tensor
 from ..errors import require
 from ..observe import RateEstimator, RecentRate
 from ..updates import UpdateBounds
+from .numbers import is_number
 from .plasticity import FALLING, Plasticity, checked_plasticity
 from .targets import Target, check_target
 
-__all__ = ["MEANS", "PARAMS", "SUMS", "BatchReduction", "Settings", "check_reduction", "checked_param"]
+__all__ = [
+    "MEANS",
+    "PARAMS",
+    "SUMS",
+    "BatchReduction",
+    "Settings",
+    "check_dt",
+    "check_reduction",
+    "checked_param",
+]
 
 BatchReduction = Callable[[Tensor, int], Tensor]
 
@@ -39,6 +50,8 @@ class Settings:
     batch_reduction: BatchReduction | None = None
     rate: Callable[[], RateEstimator] = RecentRate
     bounds: UpdateBounds | None = None
+    dt: float | None = None
+    population: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "plasticity", checked_plasticity(self.plasticity))
@@ -47,6 +60,7 @@ class Settings:
         object.__setattr__(self, "param", checked_param(self.param))
         if self.batch_reduction is not None:
             check_reduction(self.batch_reduction)
+        check_dt(self.dt)
         is_factory = callable(self.rate) and not isinstance(self.rate, RateEstimator)
         remedy = "Pass the class, or `functools.partial(ExponentialRate, tau=200)`."
         require(is_factory, "rate", "be a factory, called once per cell", self.rate, remedy)
@@ -71,3 +85,10 @@ def check_reduction(reduction: object) -> None:
     """Raises ArgumentError for a batch reduction that cannot be called."""
     expected = "be a function (tensor, dim) -> tensor"
     require(callable(reduction), "batch_reduction", expected, reduction, "Take `torch.mean`.")
+
+
+def check_dt(dt: object) -> None:
+    """Raises ArgumentError for a duration of a step that cannot be."""
+    works = dt is None or (is_number(dt) and 0 < dt < math.inf)
+    remedy = "It is in seconds: 0.001 where a step is one millisecond."
+    require(works, "dt", "be a finite number > 0, or None", dt, remedy)

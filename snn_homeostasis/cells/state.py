@@ -10,11 +10,21 @@ from ..errors import ArgumentError
 from ..state import Code, TensorState
 from ..updates import Finish
 from .cell import Cell
+from .numbers import is_number
 from .plasticity import PLASTICITY_CODE, FallingPlasticity, Plasticity, checked_plasticity, natural_start
-from .settings import MEANS, PARAMS, SUMS, BatchReduction, Settings, check_reduction, checked_param
+from .settings import MEANS, PARAMS, SUMS, BatchReduction, Settings, check_dt, check_reduction, checked_param
 from .targets import TARGET_CODE, Target, check_target
 
-__all__ = ["CellState"]
+__all__ = ["CHANGEABLE", "CellState"]
+
+CHANGEABLE = ("plasticity", "target", "param", "batch_reduction", "dt", "population")
+
+BUILD = "Build the layer with it, or take another param."
+REMEDIES = {
+    "weight": BUILD,
+    "bias": BUILD,
+    "delay": "Take a DelayedLinear or DelayedConv2d, or regulate the weight or the bias.",
+}
 
 # a checkpoint holds these by their place
 REDUCTIONS = ((), MEANS, SUMS)
@@ -37,6 +47,7 @@ class CellState(TensorState):
     Attributes:
         steps: the number of updates that the rule of this cell had a part in.
         contributed: whether it has added to a slot since the last of them.
+        population: whether the mean over all neurons is held, in place of each of them.
         layers: how many layers with cells of their own drive the neuron.
 
     Raises:
@@ -51,6 +62,8 @@ class CellState(TensorState):
         "target": TARGET_CODE,
         "param": Code(lambda param: (PARAMS.index(param),), lambda numbers, present: PARAMS[int(numbers[0])]),
         "batch_reduction": Code(_write_reduction, _read_reduction),
+        "dt": Code(lambda dt: (dt or 0.0,), lambda numbers, present: numbers[0] or None),
+        "population": Code(lambda whole: (whole,), lambda numbers, present: bool(numbers[0])),
     }
 
     def __init__(self, name: str, cell: Cell, settings: Settings) -> None:
@@ -62,6 +75,8 @@ class CellState(TensorState):
         self.plasticity = settings.plasticity
         self.batch_reduction = settings.batch_reduction or torch.mean
         self.target = settings.target
+        self.dt = settings.dt
+        self.population = settings.population
 
     @property
     def plasticity(self) -> Plasticity:
@@ -80,7 +95,7 @@ class CellState(TensorState):
     @param.setter
     def param(self, param: str) -> None:
         param = checked_param(param)
-        _require_param(self._name, self._cell, param)
+        self.require_offered(param)
         self._param = param
         self._natural = natural_start(self._cell.connection, param)
         # a longer delay takes spikes apart
@@ -98,16 +113,29 @@ class CellState(TensorState):
 
     @property
     def target(self) -> Target | None:
-        """The target rate r* in spikes per step: a number, a tensor, or None."""
-        return self._number if self.target_tensor is None else self.target_tensor
+        """The target rate r* in spikes per step, or in Hz with `dt`; None without one.
+
+        A number, a tensor, a `Band`, or a function that draws a tensor once the neurons are known.
+        """
+        return self._target if self.target_tensor is None else self.target_tensor
 
     @target.setter
     def target(self, target: Target | None) -> None:
         if target is not None:
             check_target(target)
-        self._number = None if target is None or isinstance(target, Tensor) else float(target)
+        self._target = float(target) if is_number(target) else target
         with torch.inference_mode(False):
             self.target_tensor = target.detach().clone() if isinstance(target, Tensor) else None
+
+    @property
+    def dt(self) -> float | None:
+        """Seconds per step, if targets and rates are in Hz."""
+        return self._dt
+
+    @dt.setter
+    def dt(self, dt: float | None) -> None:
+        check_dt(dt)
+        self._dt = None if dt is None else float(dt)
 
     @property
     def step_size(self) -> float:
@@ -140,20 +168,16 @@ class CellState(TensorState):
         """Counts from the first step again."""
         self.steps = self.contributed = 0
 
+    def require_offered(self, param: str) -> None:
+        """Raises ArgumentError unless the cell has a parameter of a kind, and it can change."""
+        connection = self._cell.connection
+        owner = connection.layer if connection.norm is None else connection.norm
+        if param not in connection.references:
+            raise ArgumentError(
+                f"`param` should be a parameter of the layer of cell {self._name!r}. Found `param = "
+                f"{param!r}`, and {type(owner).__name__} has no such Parameter. {REMEDIES[param]}"
+            )
+        self._cell.updater.slots[param].require_changeable()
+
     def extra_repr(self) -> str:
         return f"plasticity={self.plasticity}, target={self.target}, param={self.param!r}"
-
-
-def _require_param(name: str, cell: Cell, param: str) -> None:
-    if param not in cell.connection.references:
-        owner = cell.connection.norm if cell.connection.norm is not None else cell.connection.layer
-        remedy = (
-            "Take a DelayedLinear or DelayedConv2d, or regulate the weight or the bias."
-            if param == "delay"
-            else "Build the layer with it, or take another param."
-        )
-        raise ArgumentError(
-            f"`param` should be a parameter of the layer of cell {name!r}. Found `param = {param!r}`, and "
-            f"{type(owner).__name__} has no such Parameter. {remedy}"
-        )
-    cell.updater.slots[param].require_changeable()

@@ -8,11 +8,12 @@ from torch import Tensor, nn
 from ..errors import ArgumentError, NoSpikesError, warn
 from ..observe import RateEstimator
 from ..updates import Contribution, Slot
+from .band import Band
 from .cell import Cell
 from .guard import Guard
 from .settings import Settings
 from .state import CellState
-from .targets import Target, fit_target
+from .targets import Rate, Target, draw_target, exceeds, fit_target
 
 __all__ = ["Unit"]
 
@@ -96,42 +97,87 @@ class Unit:
         self._pauses.discard(reason)
         self.cell.switch(self.rate, is_on=not self._pauses)
 
-    def estimate(self, target: Target | None) -> tuple[Tensor, Target]:
-        """Returns the rate ``[B, *N]`` and the target: of this call, or of the cell if this call has none.
+    def target_for(self, total: Tensor, target: Target | None) -> Rate | Band:
+        """Returns the target of this call, or of the cell, in spikes per step.
+
+        Args:
+            total: shaped as the rate ``[B, *N]`` that it is for.
+            target: of this call; None for the target of the cell.
 
         Raises:
-            NoSpikesError: if there is no estimate, with the reason.
             ArgumentError: for a target that cannot work.
         """
-        if self.slot.shared and self._is_empty_batch():
-            # gives parts of the right shape; the sum over the processes weighs them with 0 samples
-            return torch.zeros(1, *self.hook.neurons or (), device=self.slot.reference.tensor.device), 1.0
-        total = self._observed_total()
-        return self.rate.rate, self.target_for(total, target)
+        if self._is_blank():
+            return 1.0
+        found = self.state.target if target is None else target
+        if found is None:
+            raise ArgumentError(
+                f"`target` should be set for cell {self.name!r}. Found `target = None`. Give it to the "
+                "constructor, to `register_cell` or to this call."
+            )
+        if not isinstance(found, Tensor | Band) and callable(found):
+            found = draw_target(found, total.shape[1:])
+            if target is None:
+                self.state.target = found
+        if isinstance(found, Tensor):
+            found = fit_target(found, total)
+            neurons = tuple(range(found.ndim == total.ndim, found.ndim))  # without the batch
+            if self.state.population and neurons:
+                found = found.mean(neurons, keepdim=True)
+        if self.state.dt is not None:
+            found = found * self.state.dt
+        if getattr(self.hook.module, "inhibition", False):  # at most one neuron of a sample fires per step
+            self._require_reachable(found, total)
+        return found
 
-    def summed_estimate(self, target: Target | None, samples: bool) -> tuple[Tensor, float, Target] | None:
-        """Returns a sum and a number, whose product is a mean rate, and the target as in `estimate`.
+    def estimate(self) -> Tensor:
+        """Returns the rate ``[B, *N]`` in spikes per step, the same for all neurons of a population."""
+        if self._is_blank() or self.state.population:
+            return (self.counted() / (self.rate.weight or 1.0)).float()
+        return self.rate.rate
+
+    def summed_estimate(self, target: Rate, samples: bool) -> tuple[Tensor, float, Rate] | None:
+        """Returns a sum and a number, whose product is a mean rate, and the target laid out alike.
 
         The mean is taken over the positions that share a parameter, ``[B, ...]`` against the weight,
         and over the samples if these are wanted, ``[...]``. None if targets differ among them.
         """
-        if self.slot.shared and self._is_empty_batch():
-            return None
-        total, view = self._observed_total(), self.connection.postsyn_receptive
-        target = self.target_for(total, target)
+        total, view = self.counted(), self.connection.postsyn_receptive
         if isinstance(target, Tensor):
             laid = view(target.expand(total.shape))
             if any(laid.shape[dim] > 1 and laid.stride(dim) for dim in ((0, -1) if samples else (-1,))):
                 return None
             target = laid[0, ..., 0] if samples else laid[..., 0]
         rows = view(total)
-        number = self.rate.weight * rows.shape[-1]
+        number = (self.rate.weight or 1.0) * rows.shape[-1]
         if samples:
             number *= rows.shape[0]
             if rows.shape[0] > 1 and rows.shape[-1] > 1:
                 rows = rows.sum(-1, keepdim=True)  # both at once take twice as long
             return rows.sum((0, -1)), 1.0 / number, target
         return rows.sum(-1) if rows.shape[-1] > 1 else rows.squeeze(-1), 1.0 / number, target
+
+    def in_units(self, rate: Tensor) -> Tensor:
+        """Returns a rate in spikes per step in the units of the target: in Hz with a `dt`."""
+        return rate if self.state.dt is None else rate / self.state.dt
+
+    def counted(self) -> Tensor:
+        """Returns the total ``[B, *N]`` that the rule sees.
+
+        Raises:
+            NoSpikesError: if there is none, with the reason.
+        """
+        if self._is_blank():
+            # gives parts of the right shape; the sum over the processes weighs them with 0 samples
+            return torch.zeros(1, *self.hook.neurons or (), device=self.slot.reference.tensor.device)
+        total = self._observed_total()
+        if self.state.population:
+            return total.mean(tuple(range(1, total.ndim)), keepdim=True).expand_as(total)
+        return total
+
+    def _is_blank(self) -> bool:
+        """Whether other processes have the samples, and this one has none."""
+        return self.slot.shared and self._is_empty_batch()
 
     def _is_empty_batch(self) -> bool:
         """Whether the model ran, but on no samples."""
@@ -140,14 +186,14 @@ class Unit:
     def mean_rate(self, shared: bool) -> Tensor:
         """Returns the mean rate ``[*N]`` over the batch, or over the joint batch at the last update."""
         if not shared:
-            return (self._observed_total().mean(0) / self.rate.weight).float()
+            return self.in_units((self._observed_total().mean(0) / self.rate.weight).float())
         if self.rate.joint is None:
             raise NoSpikesError(
                 f"the rate of cell {self.name!r} should have been shared before it is read. Found no "
                 "`update()` since it was observed. Call `update()` in every process; if nothing is pending, "
                 "it only shares the rates."
             )
-        return self.rate.joint
+        return self.in_units(self.rate.joint)
 
     def look(self, shared: bool) -> None:
         """Lets the guard compare what waits in the slot with the rate, once in a while."""
@@ -165,21 +211,9 @@ class Unit:
         self.hook.require_shape(total.shape)  # a compiled step has not been checked
         return total
 
-    def target_for(self, total: Tensor, target: Target | None) -> Target:
-        target = self.state.target if target is None else target
-        if target is None:
-            raise ArgumentError(
-                f"`target` should be set for cell {self.name!r}. Found `target = None`. Give it to the "
-                "constructor, to `register_cell` or to this call."
-            )
-        if isinstance(target, Tensor):
-            target = fit_target(target, total)
-        if getattr(self.hook.module, "inhibition", False):  # at most one neuron of a sample fires per step
-            self._require_reachable(target, total)
-        return target
-
-    def _require_reachable(self, target: Target, total: Tensor) -> None:
-        expected = float(torch.as_tensor(target).expand(total.shape).sum() / len(total))
+    def _require_reachable(self, target: Rate | Band, total: Tensor) -> None:
+        least = (target.low or 0.0) if isinstance(target, Band) else target
+        expected = float(torch.as_tensor(least).expand(total.shape).sum() / len(total))
         if expected > 1 + 1e-6:
             raise ArgumentError(
                 f"`target` should sum to at most 1 over the neurons of cell {self.name!r}, since with "
@@ -203,10 +237,10 @@ class Unit:
 
     def _warn(self) -> None:
         target, norm = self.state.target, self.connection.norm
-        if target is not None and bool(torch.as_tensor(target > 1).any()):
+        if exceeds(target, 1.0 / (self.state.dt or 1.0)):
             warn(
-                f"The target of cell {self.name!r} is above 1: a neuron spikes at most once per step. Divide "
-                "a rate in Hz by the steps per second."
+                f"The target of cell {self.name!r} is above 1 spike per step, and a neuron makes at most "
+                "one. Pass `dt`, the seconds per step, to give a rate in Hz."
             )
         if self.state.param == "weight" and norm is not None:
             features, has_bias = self.connection.features, self.connection.bias is not None

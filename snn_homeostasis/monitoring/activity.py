@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..cells import Target, Unit
+from ..cells import Band, Rate, Target, Unit
 
 __all__ = ["Activity", "activities", "metrics_of"]
 
@@ -18,10 +18,11 @@ class Activity:
     """The activity of the neurons of one cell. The mean over the batch comes first.
 
     Attributes:
-        rate: mean over the neurons, in spikes per step.
+        rate: mean over the neurons, in spikes per step, or in Hz with `dt`.
         silent: the share of neurons that never fired, 0 to 1.
         saturated: the share of neurons that fired at every step, 0 to 1.
-        error: ``|r* - r| / r*``, mean over the neurons; None without a target.
+        error: ``|r* - r| / r*``, mean over the neurons, with r* the nearest rate of a band; None without
+            a target.
         neurons: how many they are; in a convolution, a channel at a position is a neuron.
         population: tells cells of the same neurons.
     """
@@ -39,8 +40,10 @@ def activities(units: Mapping[str, Unit], rates: Mapping[str, Tensor]) -> dict[s
     if not rates:
         return {}
     device = next(iter(rates.values())).device
-    targets = {name: units[name].state.target for name in rates}
-    figures = torch.stack([_figures(rate, targets[name]).to(device) for name, rate in rates.items()])
+    targets = {name: _known(units[name].state.target) for name in rates}
+    mosts = {name: EVERY_STEP / (units[name].state.dt or 1.0) for name in rates}
+    rows = [_figures(rate, targets[name], mosts[name]).to(device) for name, rate in rates.items()]
+    figures = torch.stack(rows)
     return {
         name: Activity(
             rate,
@@ -78,12 +81,20 @@ def _values(each: Activity) -> dict[str, float]:
     return values if each.error is None else values | {"error": each.error}
 
 
-def _figures(rate: Tensor, target: Target | None) -> Tensor:
+def _known(target: Target | None) -> Rate | Band | None:
+    """Returns a target, but None for one that is not drawn yet."""
+    return target if isinstance(target, Tensor | Band | float) else None
+
+
+def _figures(rate: Tensor, target: Rate | Band | None, most: float) -> Tensor:
     error = torch.zeros_like(rate) if target is None else _error(rate, target)
-    return torch.stack((rate, rate == 0, rate >= EVERY_STEP, error)).flatten(1).mean(1)
+    return torch.stack((rate, rate == 0, rate >= most, error)).flatten(1).mean(1)
 
 
-def _error(rate: Tensor, target: Target) -> Tensor:
+def _error(rate: Tensor, target: Rate | Band) -> Tensor:
+    if isinstance(target, Band):
+        nearest = target.nearest(rate)
+        return torch.where(nearest == rate, 0.0, (1.0 - rate / nearest).abs())
     if isinstance(target, Tensor) and target.ndim > rate.ndim:
         target = target.mean(0)  # over the batch
     target = target.to(rate.device) if isinstance(target, Tensor) else target

@@ -36,7 +36,9 @@ class Reports(ABC):
         """Returns the mean rate ``[*N]`` of a cell; raises NoSpikesError if it was not observed."""
 
     def rates(self) -> dict[str, Tensor]:
-        """Returns the rate of every cell, mean over the batch: name → ``[*N]``, in spikes per step.
+        """Returns the rate of every cell, mean over the batch: name → ``[*N]``.
+
+        It is in spikes per step, or in Hz with `dt`.
 
         With several processes it is the rate of all their samples as of the last `update`.
 
@@ -48,7 +50,7 @@ class Reports(ABC):
     def metrics(self) -> dict[str, float]:
         """Returns the figures of each cell, and of all neurons together; waits for the device once.
 
-        Per cell ``"name/rate"`` (spikes per step), ``"name/silent"`` and ``"name/saturated"`` (shares
+        Per cell ``"name/rate"`` (as in `rates`), ``"name/silent"`` and ``"name/saturated"`` (shares
         of the neurons, 0 to 1) and, with a target, ``"name/error"`` (mean of ``|r* - r| / r*``); over
         all neurons the same without a name. A cell that was not observed yet is left out.
 

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 
 from torch import Tensor
 
-from ..cells import Target, Unit
+from ..cells import Band, Target, Unit
 from .activity import Activity
 from .table import Table
 
@@ -63,9 +63,10 @@ def _activity_in_words(activity: Activity | None) -> tuple[str, ...]:
 
 
 def _target_in_words(target: Target | None) -> str:
-    if target is None:
-        return NOTHING
-    if not isinstance(target, Tensor):
-        return f"{target:g}"
-    low, high = target.min().item(), target.max().item()
-    return f"{low:g}" if low == high else f"{low:g} to {high:g}"
+    if isinstance(target, Tensor):
+        low, high = target.min().item(), target.max().item()
+        return f"{low:g}" if low == high else f"{low:g} to {high:g}"
+    if isinstance(target, Band):
+        low_edge, high_edge = (NOTHING if edge is None else f"{edge:g}" for edge in (target.low, target.high))
+        return f"{low_edge} to {high_edge}"
+    return f"{target:g}" if isinstance(target, float) else NOTHING

@@ -36,7 +36,8 @@ class Watch:
     def rates(self) -> dict[str, Tensor]:
         """Returns the rate of each cell that has run, mean over the batch: name → ``[*N]``."""
         counts = {name: self._counts[id(unit.hook.module)] for name, unit in self._units.items()}
-        return {name: count.rate.mean(0) for name, count in counts.items() if count.steps}
+        seen = {name: count.rate.mean(0) for name, count in counts.items() if count.steps}
+        return {name: self._units[name].in_units(rate) for name, rate in seen.items()}
 
     def metrics(self) -> dict[str, float]:
         """Returns the figures of `Homeostasis.metrics` for what was seen here."""

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from ..cells import FALLING, BatchReduction, Plasticity, Settings, Target
+from ..cells import FALLING, BatchReduction, Plasticity, Rate, Settings, Target
 from ..distributed import AUTO, Group
 from ..homeostasis import Homeostasis
 from ..observe import RateEstimator, RecentRate
@@ -27,13 +27,16 @@ class LinearHomeostasis(Homeostasis):
     Args:
         plasticity: λ, the change of the parameter per `step` at ``(r* - r) / r* = 1``: a number, which
             is the plain rule, or by default a `FallingPlasticity`, which needs no tuning.
-        target: r* in spikes per step, > 0: a number, or a tensor that broadcasts to ``[B, *N]``.
-            None if each cell or each call names its own.
+        target: r* in spikes per step, > 0: a number, a tensor that broadcasts to ``[B, *N]``, a `Band`,
+            or a function ``fn(shape) -> tensor`` that draws one for each neuron of ``[*N]``. None if
+            each cell or each call names its own.
         param: ``"weight"``, ``"bias"`` or ``"delay"``, any case.
         batch_reduction: ``fn(tensor, dim)``, `torch.mean` by default.
         rate: is called once per cell and returns its `RateEstimator`, by default a `RecentRate`.
         bounds: of the regulated parameter: `PowerBounds`, `SharpBounds`, `ClampBounds`, or any
             callable ``(param, pos, neg) -> delta``.
+        dt: seconds per step; with it targets, rates and reports are in Hz.
+        population: hold the mean rate of all neurons of a cell, in place of each of them.
         process_group: of the processes that share the batch, by default the group of the wrapper
             around the model; see `Homeostasis`.
 
@@ -63,9 +66,12 @@ class LinearHomeostasis(Homeostasis):
         *,
         rate: Callable[[], RateEstimator] = RecentRate,
         bounds: UpdateBounds | None = None,
+        dt: float | None = None,
+        population: bool = False,
         process_group: Group = AUTO,
     ) -> None:
-        super().__init__(Settings(plasticity, target, param, batch_reduction, rate, bounds), process_group)
+        settings = Settings(plasticity, target, param, batch_reduction, rate, bounds, dt, population)
+        super().__init__(settings, process_group)
 
-    def drive(self, rate: Target, target: Target) -> Target:
+    def drive(self, rate: Rate, target: Rate) -> Rate:
         return (target - rate) / target
