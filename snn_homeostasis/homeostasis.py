@@ -1,7 +1,7 @@
 """The face that every rule inherits: cells, attach, step, update, rates, remove, state."""
 
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable
 from typing import Any, Self
 
 import torch
@@ -21,7 +21,7 @@ from .cells import (
     select,
     targets_of,
 )
-from .discovery import Choice, build_cells, find_cells, require_model, warn_about
+from .discovery import Choice, Pairs, build_cells, find_cells, require_model, warn_about
 from .distributed import AUTO, Group, Processes, ProcessGroups
 from .errors import NonFiniteError, NoSpikesError
 from .following import Following
@@ -75,7 +75,7 @@ class Homeostasis(Registration, Reports, Calibrating, Rule, nn.Module):
         model: nn.Module,
         example: Any = None,
         *,
-        pairs: Mapping[str, str | Sequence[str]] | None = None,
+        pairs: Pairs | None = None,
         include: Choice | None = None,
         exclude: Choice | None = None,
         **overrides: Any,
@@ -84,16 +84,17 @@ class Homeostasis(Registration, Reports, Calibrating, Rule, nn.Module):
 
         Each layer that drives a neuron is a cell of its own. A parameter that drives several neurons
         moves by the sum of what they ask for. Where a neuron fires less when its layer puts out more,
-        the parameter changes the other way. A warning says each of these.
+        the parameter changes the other way. Readouts, whose spikes nobody needs, are left out unless
+        they are named. A warning says each of these.
 
         Args:
             model: any model with an ``example``; without, an `nn.Sequential`, nested or not.
             example: an input of the model, a tuple of its arguments, or a dict of them by name.
                 The model runs on it once and is left as it was: see `find_cells`.
             pairs: neuron → layer, or a list of layers, by module path; replaces what would be
-                found. Without an example, exactly these are registered.
+                found, unless that contradicts. Without an example, exactly these are registered.
             include: keep only the cells of these: paths of layers, of neurons or of modules
-                around them, or types of layers.
+                around them, these modules themselves, or types of layers.
             exclude: leave out the cells of these.
             **overrides: any argument of the constructor, for these cells. A target may also be a dict
                 by name of a cell or type of its layer; the other cells take the one of the constructor.

@@ -18,6 +18,7 @@ from models.refused import OneNeuronForTwoLayers
 from models.registry import images, one_step, steps
 from snntorch import utils
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from snn_homeostasis import (
     ArgumentError,
@@ -304,6 +305,33 @@ def test_generator_forward_runs_to_its_end():
             yield from super().forward(x)
 
     assert len(find_cells(Generating(), steps())) == 2
+
+
+class Operations(TorchDispatchMode):
+    """Counts operations."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.count += 1
+        return func(*args, **(kwargs or {}))
+
+
+MANY_OPERATIONS = [case for case in FOUND if case.name not in ("TimeFirst", "compiled")][::3]
+
+
+@pytest.mark.parametrize("case", MANY_OPERATIONS, ids=str)
+def test_attach_is_one_run_and_costs_at_most_15(case):
+    model, example, calls = case.build(), case.example(), []
+    called(model, example)
+    with Operations() as run:
+        called(model, example)
+    model = case.build()
+    model.register_forward_pre_hook(lambda *_: calls.append(1))
+    with Operations() as attaching:
+        attached(case, model)
+    assert len(calls) == 1
+    assert attaching.count <= 15 * run.count
 
 
 # ---- choices

@@ -2,18 +2,20 @@
 
 `chains` reads the order of calls from an `nn.Sequential`. `tracing` runs any other model on an
 example: `isolation` copies what the run may change, `recorder` and `provenance` follow the data
-from layers to neurons, and `alignment` compares channels with neurons. Both give `links`, which
-`finding` names and `building` turns into cells.
+from layers to neurons, and `alignment` compares channels with neurons. Both give `links`. `pairing`
+holds what the user names against them, `readouts` says what to leave out, `finding` names the cells
+and `building` builds them.
 """
 
 from .building import build_cells, warn_about
 from .finding import FoundCell, find_cells, require_model
 from .isolation import eagerly, isolated, keeping_random_states
-from .links import Choice
+from .links import Choice, Pairs
 
 __all__ = [
     "Choice",
     "FoundCell",
+    "Pairs",
     "build_cells",
     "eagerly",
     "find_cells",

@@ -85,13 +85,18 @@ def find_cells(
 
     Without an example, the order of calls is read from each `nn.Sequential`.
 
+    Readouts are left out with a warning, unless ``include`` or ``pairs`` names them: a neuron without a
+    reset whose threshold is out of reach, or one whose spikes reach neither a layer nor what the model
+    returns, while no layer reads its membrane.
+
     Args:
         model: a model in any mode; it runs in that mode.
         example: an input of the model, a tuple of its arguments, or a dict of them by name.
         pairs: neuron → layer, or a list of layers, by module path. They replace what is found;
-            without an example, there are no other cells.
-        include: paths of layers, of neurons or of modules around them, or types of layers. Only
-            their cells are kept.
+            without an example, there are no other cells. A pair that was found keeps its norm, its
+            delay and its sign; one that a run or a `nn.Sequential` contradicts is refused.
+        include: paths of layers, of neurons or of modules around them, these modules themselves, or
+            types of layers. Only their cells are kept.
         exclude: the same, for cells to leave out, known or not.
 
     Raises:

@@ -45,7 +45,7 @@ class Recorder:
         self.called: set[str] = set()  # layers
         self.norms_inside: dict[str, set[str]] = defaultdict(set)  # by neuron
         self.behind: dict[str, set[str]] = defaultdict(set)  # module → neurons whose spikes lead to it
-        self.used: set[str] = set()  # neurons whose spikes reach a module, or what the model returns
+        self.used: set[str] = set()  # neurons whose spikes reach a layer or the result
         self.is_blind = False  # whether data came from where it cannot be followed
         self.outputs: dict[str, list[Tensor]] = {}  # of layers and norms, with graphs: the first, the last
         self._provenance = Provenance(dict(model.named_parameters()))
@@ -115,8 +115,9 @@ class Recorder:
     def _after_other(self, path: str, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
         """Notes a module on the way, for messages."""
         for tensor in tensors_in(output) if self._is_running else ():
-            passed = [replace(each, through=(*each.through, path)) for each in self._layers_of(tensor)]
-            self._provenance.put(tensor, {**self._provenance.of([tensor]), **{s.key: s for s in passed}})
+            layers = [each for each in self._layers_of(tensor) if path not in each.through]
+            passed = {each.key: replace(each, through=(*each.through, path)) for each in layers}
+            self._provenance.put(tensor, {**self._provenance.of([tensor]), **passed})
 
     def _layers_of(self, tensor: Tensor) -> list[Source]:
         return [each for each in self._provenance.of([tensor]).values() if each.kind is Kind.LAYER]
