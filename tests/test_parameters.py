@@ -450,3 +450,25 @@ def test_parameters_may_be_swapped_when_a_model_is_moved():
     assert layer.weight is weight
     assert layer.weight.dtype is torch.float64
     torch.testing.assert_close(layer.weight.detach(), before + 0.25)
+
+
+def test_the_run_keeps_weights_of_a_wrapping_class():
+    model = net()
+    model[2].weight = parameter(Quantised.of(model[2].weight))
+    model[2].weight.note = "eight bits"
+    seen = []
+
+    def note(layer, *_):
+        seen.append((type(layer.weight), layer.weight.note, layer.weight is weight, layer.weight.codes.dtype))
+
+    weight, codes = model[2].weight, model[2].weight.codes.clone()
+    model[2].register_forward_hook(note)
+    homeostasis = LinearHomeostasis(0.25, 0.5, "bias").attach(model, torch.rand(4, 6))
+    assert seen == [(Quantised, "eight bits", False, torch.int8)]
+    assert list(homeostasis.cells) == ["1", "3"]
+    assert model[2].weight is weight
+    assert torch.equal(weight.codes, codes)
+    model(torch.rand(4, 6))
+    before = model[2].bias.detach().clone()
+    homeostasis.step()
+    assert not torch.equal(model[2].bias, before)
