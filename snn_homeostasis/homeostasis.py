@@ -1,7 +1,7 @@
 """The face that every rule inherits: cells, attach, step, update, rates, remove, state."""
 
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, Self
 
 import torch
