@@ -72,7 +72,7 @@ def test_a_band_is_the_plain_rule_toward_its_nearer_edge(band, fires, bounds, si
 @pytest.mark.parametrize("param", ["weight", "bias"])
 def test_a_band_never_moves_a_cell_inside_it(param, plasticity):
     net = nn.Sequential(nn.Conv2d(1, 4, 3), leaky(), nn.Flatten(), nn.Linear(64, 8), leaky())
-    homeostasis = LinearHomeostasis(plasticity, Band(1e-9, 1.0), param).attach(net)
+    homeostasis = LinearHomeostasis(plasticity, Band(1e-9, 1.5), param).attach(net)
     net[0].bias.fill_(2.0)
     net[3].bias.fill_(2.0)
     before = snapshot(net)
