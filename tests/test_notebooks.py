@@ -1,6 +1,6 @@
 """The notebook beside each tutorial is that tutorial, executed.
 
-TQDM_DISABLE=1 python -m jupytext --to ipynb --set-kernel python3 --execute tutorials/*.py
+TQDM_DISABLE=1 python -m jupytext --to ipynb --set-kernel python3 --execute tutorials/[0-9]*.py
 """
 
 from pathlib import Path
@@ -9,7 +9,7 @@ import pytest
 
 jupytext = pytest.importorskip("jupytext")
 
-TUTORIALS = sorted((Path(__file__).parent.parent / "tutorials").glob("*.py"))
+TUTORIALS = sorted((Path(__file__).parent.parent / "tutorials").glob("[0-9]*.py"))
 AGAIN = f"Make it again: {__doc__.splitlines()[2].strip()}"
 
 

@@ -16,8 +16,8 @@ __all__ = ["plot_rates", "plot_summary"]
 COLOURS = ("#000000", "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 PANELS = (
     ("rate", "rate [spikes per step]", 1.0),
-    ("silent", "silent neurons [%]", 100.0),
-    ("saturated", "saturated neurons [%]", 100.0),
+    ("silent", "silent [%]", 100.0),
+    ("saturated", "saturated [%]", 100.0),
 )
 FORMS = ("-", (0, (6, 2)), (0, (1, 1.5)), (0, (6, 2, 1, 2)))
 
