@@ -23,7 +23,6 @@ from .cells import (
 )
 from .discovery import Choice, Pairs, build_cells, find_cells, require_model, warn_about
 from .distributed import AUTO, Group, Processes, ProcessGroups
-from .errors import NonFiniteError, NoSpikesError
 from .following import Following
 from .monitoring import Reports
 from .rule import Rule
@@ -141,14 +140,15 @@ class Homeostasis(Registration, Reports, Calibrating, Rule, nn.Module):
         Raises:
             NoSpikesError: if a cell was never observed.
             ArgumentError: for a target that cannot work, or an unknown name.
-            NonFiniteError: if a rate or a membrane is not finite. Nothing is added then. In several
-                processes this and NoSpikesError wait for `update`, where all raise.
+            NonFiniteError: if a rate or a membrane is not finite.
+
+        Nothing is added then. In several processes all errors wait for `update`, where all raise.
         """
-        if target is not None:
-            check_target(target)
-        units = [unit for unit in select(self._units, cells) if unit.active]
         processes = self._processes
-        with processes.deferring(NoSpikesError, NonFiniteError):
+        with processes.deferring(Exception):
+            if target is not None:
+                check_target(target)
+            units = [unit for unit in select(self._units, cells) if unit.active]
             bounded = [id(slot.reference.leaf) for slot in self._slots() if slot.bounds is not None]
             contributions = []
             for unit in units:
@@ -191,9 +191,9 @@ class Homeostasis(Registration, Reports, Calibrating, Rule, nn.Module):
         with processes.deferring(Exception):
             changes = changes_of((slot for unit in active for slot in unit.slots.values()), self._slots())
             require_finite_cells([] if several else waiting, changes=changes, units=active)
-        processes.confirm(units)
-        for unit in waiting:
-            unit.look(several)
+            for unit in waiting:
+                unit.look(several)
+        processes.confirm(units, changes)
         apply_changes(changes, lambda slot: f"cell {owner_of(slot, active).name!r}")
         for unit in waiting:
             unit.end_step()

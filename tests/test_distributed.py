@@ -23,15 +23,19 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing
 from torch import Tensor, nn
+from torch.distributed.algorithms.join import Join
 from torch.nn.parallel import DistributedDataParallel
 
 from snn_homeostasis import (
     ArgumentError,
+    Bounds,
     Cell,
     ClampBounds,
     CumulativeRate,
+    DelayedLinear,
     ExponentialRate,
     HomeostasisError,
+    HomeostasisWarning,
     LinearHomeostasis,
     NonFiniteError,
     NoSpikesError,
@@ -48,6 +52,7 @@ SIZE, STEPS, FEATURES = 2, 4, 6
 WAIT = timedelta(seconds=60)  # how long a collective waits for the other process
 DEADLINE = 150  # seconds for one scenario; more than two waits, of which the second sees the first fail
 SCENARIOS: dict[str, Callable[[int], None]] = {}
+STORE: list[dist.Store] = []
 
 
 def scenario(*cases: tuple) -> Callable:
@@ -65,6 +70,13 @@ def scenario(*cases: tuple) -> Callable:
 # --- the processes ---------------------------------------------------------------------------
 
 
+def start_group(rank: int, name: str, store: dist.Store = None) -> None:
+    """Makes the default process group; later ones take the store of the first."""
+    STORE[:] = [store or STORE[0]]
+    own = dist.PrefixStore(name, STORE[0])
+    dist.init_process_group("gloo", store=own, rank=rank, world_size=SIZE, timeout=WAIT)
+
+
 def in_process(rank: int, folder: str) -> None:
     torch.set_num_threads(1)
     torch.set_grad_enabled(False)  # only `train` runs a backward
@@ -77,8 +89,7 @@ def in_process(rank: int, folder: str) -> None:
         torch.manual_seed(0)
         report = "passed"
         try:
-            own = dist.PrefixStore(f"scenario {number}", store)
-            dist.init_process_group("gloo", store=own, rank=rank, world_size=SIZE, timeout=WAIT)
+            start_group(rank, f"scenario {number}", store)
             run(rank)
         except BaseException:
             report = traceback.format_exc()
@@ -371,23 +382,19 @@ def one_all_reduce_per_update_for_all_cells(rank: int) -> None:
     for iteration in range(4):
         net(batch_of(4 - iteration, 3, seed=iteration)[rank])
         assert collectives(homeostasis) == []
-        agreement = ["all_gather_object"] if not iteration else []  # on the cells, once
-        assert collectives(homeostasis.update) == [*agreement, "all_reduce"]
+        assert collectives(homeostasis.update) == ["all_reduce"]
         assert collectives(homeostasis.rates) == []
     assert collectives(homeostasis.step) == ["all_reduce"]
 
 
 @scenario()
-def the_buffer_grows_with_the_pending_parts(rank: int) -> None:
-    net = dense()
-    homeostasis = LinearHomeostasis(0.02, 0.2).attach(ddp(net))
-    net(batch_of(2, 3, seed=0)[rank])
-    homeostasis.step()
-    homeostasis(), homeostasis()
-    assert collectives(homeostasis.update) == ["all_reduce", "all_reduce"]
-    homeostasis(), homeostasis()
-    assert collectives(homeostasis.update) == ["all_reduce"]
-    require_replicas(net)
+def the_buffer_grows_with_the_cells(rank: int) -> None:
+    wide = Net(nn.Linear(FEATURES, 2000), leaky(), Double(), nn.Linear(2000, 3), leaky(), Double())
+    homeostasis = LinearHomeostasis(0.02, 0.2).attach(ddp(wide))
+    for number in (2, 1, 1):
+        wide(batch_of(2, 3, seed=number)[rank])
+        assert collectives(homeostasis.step) == ["all_reduce"] * number
+    require_replicas(wide)
 
 
 @scenario()
@@ -397,7 +404,7 @@ def alone_in_the_group_nothing_is_sent(rank: int) -> None:
     homeostasis = LinearHomeostasis(0.02, 0.2).attach(ddp(net, process_group=groups[rank]))
     net(batch_of(4, 4, seed=rank)[rank])
     assert collectives(homeostasis.step) == []
-    assert not homeostasis.cells["module.layers.1"].updater.weight.shared
+    assert not homeostasis.cells["layers.1"].updater.weight.shared
 
 
 # --- which processes -------------------------------------------------------------------------
@@ -545,7 +552,7 @@ def a_membrane_that_is_not_finite_in_one(when: str, rank: int) -> None:
         homeostasis.step()
     before, x = snapshot(net), batch_of(4, 4, seed=1)[rank]
     net(x * torch.nan if rank == 1 else x)
-    with pytest.raises(NonFiniteError, match=re.escape("in cell 'module.layers.1' (membrane)")):
+    with pytest.raises(NonFiniteError, match=re.escape("in cell 'layers.1' (membrane)")):
         homeostasis.step()
     require_untouched(net, before)
     assert not any(
@@ -561,7 +568,7 @@ def a_membrane_that_is_not_finite_at_the_update(rank: int) -> None:
     before, x = snapshot(net), batch_of(4, 4, seed=1)[rank]
     net(x * torch.nan if rank == 0 else x)
     homeostasis()
-    with pytest.raises(NonFiniteError, match=re.escape("'module.layers.1' (membrane)")):
+    with pytest.raises(NonFiniteError, match=re.escape("'layers.1' (membrane)")):
         homeostasis.update()
     require_untouched(net, before)
     go_on(net, homeostasis, rank)
@@ -573,8 +580,8 @@ def parts_that_are_not_finite_in_one(rank: int) -> None:
     homeostasis = LinearHomeostasis(0.02, 0.2).attach(ddp(net))
     net(batch_of(4, 4, seed=1)[rank])
     before = snapshot(net)
-    homeostasis.cells["module.layers.1"].updater.weight = (torch.tensor([0.0, torch.nan][rank]), None)
-    with pytest.raises(NonFiniteError, match=re.escape("cell 'module.layers.1' (update)")):
+    homeostasis.cells["layers.1"].updater.weight = (torch.tensor([0.0, torch.nan][rank]), None)
+    with pytest.raises(NonFiniteError, match=re.escape("cell 'layers.1' (update)")):
         homeostasis.update()
     require_untouched(net, before)
     go_on(net, homeostasis, rank)
@@ -602,7 +609,7 @@ def not_called_in_one(rank: int) -> None:
     before = snapshot(net)
     if rank == 0:
         net(batch_of(4, 4, seed=1)[rank])
-    with pytest.raises(NoSpikesError, match=re.escape("cell 'module.layers.1' should have been observed")):
+    with pytest.raises(NoSpikesError, match=re.escape("cell 'layers.1' should have been observed")):
         homeostasis.step()
     require_untouched(net, before)
     go_on(net, homeostasis, rank)
@@ -613,7 +620,7 @@ def empty_in_all(rank: int) -> None:
     net = dense()
     homeostasis = LinearHomeostasis(0.02, 0.2).attach(ddp(net))
     net(batch_of(0, 0, seed=1)[rank])
-    with pytest.raises(NoSpikesError, match=re.escape("for cell 'module.layers.1', 'module.layers.4'")):
+    with pytest.raises(NoSpikesError, match=re.escape("for cell 'layers.1', 'layers.4'")):
         homeostasis.step()
     go_on(net, homeostasis, rank)
 
@@ -626,7 +633,7 @@ def frozen_in_one(rank: int) -> None:
     homeostasis.step()
     before = snapshot(net)
     net.layers[4].train(rank == 0)
-    with pytest.raises(ProcessMismatchError, match=r"only process 0 has .* cell 'module.layers.4'"):
+    with pytest.raises(ProcessMismatchError, match=r"only process 0 has .* cell 'layers.4'"):
         homeostasis.step()
     require_untouched(net, before)
     net.train()
@@ -686,7 +693,7 @@ def a_graph_that_waits_in_one(rank: int) -> None:
     with torch.set_grad_enabled(rank == 1):
         net(batch_of(4, 4, seed=1)[rank])
     before = snapshot(net)
-    with pytest.raises(WaitingGraphError, match=re.escape("cell 'module.layers.4'")):
+    with pytest.raises(WaitingGraphError, match=re.escape("cell 'layers.4'")):
         homeostasis.step()
     require_untouched(net, before)
     go_on(net, homeostasis, rank)
@@ -711,11 +718,11 @@ def a_rate_that_cannot_be_shared_in_one(rank: int) -> None:
     for _ in range(2):
         net(batch_of(4, 4, seed=1)[rank])
         before = snapshot(net)
-        homeostasis.units["module.layers.1"].rate.fails = rank == 1
+        homeostasis.units["layers.1"].rate.fails = rank == 1
         kind = ValueError if rank == 1 else ProcessMismatchError
         with pytest.raises(kind, match="lost"):
             homeostasis.update()
-        homeostasis.units["module.layers.1"].rate.fails = False
+        homeostasis.units["layers.1"].rate.fails = False
         require_untouched(net, before)
         go_on(net, homeostasis, rank)
 
@@ -747,7 +754,7 @@ def a_membrane_that_is_poisoned_after_the_rule_in_one(rank: int) -> None:
     homeostasis()
     before = snapshot(net)
     net(x * torch.nan if rank == 1 else x)
-    with pytest.raises(NonFiniteError, match=re.escape("'module.layers.1' (membrane)")):
+    with pytest.raises(NonFiniteError, match=re.escape("'layers.1' (membrane)")):
         homeostasis.update()
     require_untouched(net, before)
     go_on(net, homeostasis, rank)
@@ -763,6 +770,263 @@ def other_settings_in_one(rank: int) -> None:
     with pytest.raises(ProcessMismatchError, match=r"only process 1 has .*max=2.0"):
         homeostasis.step()
     require_untouched(net, before)
+
+
+@scenario(("clamp",), ("power",), ("half",), ("parametrized",))
+def a_parameter_that_is_not_finite_in_one(kind: str, rank: int) -> None:
+    net = halves() if kind == "half" else dense()
+    if kind == "parametrized":
+        nn.utils.parametrizations.weight_norm(net.layers[0])
+    bounds = {"clamp": ClampBounds(-1.0, 1.0), "power": PowerBounds(-1.0, 1.0, 2.0)}.get(kind)
+    homeostasis = LinearHomeostasis(0.02, 0.2, bounds=bounds).attach(ddp(net))
+    net(batch_of(4, 4, seed=1)[rank].to(net.layers[3].weight.dtype))
+    if rank == 1:
+        layer = net.layers[0]
+        original = layer.parametrizations.weight.original1 if kind == "parametrized" else layer.weight
+        original[0, 0] = torch.nan
+    before = {name: value.nan_to_num() for name, value in snapshot(net).items()}
+    with pytest.raises(NonFiniteError, match=re.escape("cell 'layers.1' (update)")):
+        homeostasis.step()
+    assert all(torch.equal(value.nan_to_num(), before[name]) for name, value in net.named_parameters())
+
+
+def scaled(factor: float, param: Tensor, pos: Tensor, neg: Tensor) -> Tensor:
+    return factor * (pos - neg)
+
+
+def closed(factor: float) -> Callable:
+    return lambda param, pos, neg: factor * (pos - neg)
+
+
+class Noisy(Bounds):
+    """Bounds that throw dice: each process throws its own."""
+
+    def __call__(self, param: Tensor, pos: Tensor, neg: Tensor) -> Tensor:
+        return (pos - neg) * torch.rand_like(param)
+
+
+OWN_BOUNDS = {
+    "partial": lambda rank: functools.partial(scaled, 1.0 + rank),
+    "closure": lambda rank: closed(1.0 + rank),
+    "random": lambda rank: Noisy(-1.0, 1.0),
+}
+
+
+@scenario(*((kind,) for kind in OWN_BOUNDS))
+def own_bounds_that_differ(kind: str, rank: int) -> None:
+    net = dense()
+    homeostasis = LinearHomeostasis(0.02, 0.2, bounds=OWN_BOUNDS[kind](rank)).attach(ddp(net))
+    net(batch_of(4, 4, seed=1)[rank])
+    before = snapshot(net)
+    torch.manual_seed(rank)
+    with pytest.raises(ProcessMismatchError, match="their bounds make other changes of the same parts"):
+        homeostasis.step()
+    require_untouched(net, before)
+
+
+@scenario()
+def own_bounds_that_agree(rank: int) -> None:
+    net = dense()
+    homeostasis = LinearHomeostasis(0.02, 0.2, bounds=closed(0.5)).attach(ddp(net))
+    go_on(net, homeostasis, rank)
+
+
+def another_delay(net: nn.Module, rank: int) -> LinearHomeostasis:
+    net.layers[0] = DelayedLinear(FEATURES, 8, 4 + rank).double()
+    return LinearHomeostasis(0.02, 0.2, "delay", process_group=dist.group.WORLD).attach(
+        net, pairs={"layers.1": "layers.0"}
+    )
+
+
+def another_type(net: nn.Module, rank: int) -> LinearHomeostasis:
+    net.layers[0].to(torch.float64 if rank else torch.float32)
+    return LinearHomeostasis(0.02, 0.2, "bias", process_group=dist.group.WORLD).attach(
+        net, pairs={"layers.1": "layers.0"}
+    )
+
+
+def another_norm(net: nn.Module, rank: int) -> LinearHomeostasis:
+    if rank:
+        nn.utils.parametrizations.weight_norm(net.layers[0])
+    return LinearHomeostasis(0.02, 0.2, process_group=dist.group.WORLD).attach(
+        net, pairs={"layers.1": "layers.0"}
+    )
+
+
+def another_residue(net: nn.Module, rank: int) -> LinearHomeostasis:
+    net.layers[0].half()
+    homeostasis = LinearHomeostasis(0.02, 0.2, process_group=dist.group.WORLD).attach(
+        net, pairs={"layers.1": "layers.0"}
+    )
+    residue = torch.full_like(net.layers[0].weight, 1e-5, dtype=torch.float32) if rank else None
+    homeostasis.cells["layers.1"].updater.weight.residue = residue
+    return homeostasis
+
+
+LAYERS = {each.__name__: each for each in (another_delay, another_type, another_norm, another_residue)}
+
+
+@scenario(*((kind,) for kind in LAYERS))
+def layers_that_differ(kind: str, rank: int) -> None:
+    net = dense()
+    homeostasis = LAYERS[kind](net, rank)
+    cell, before = homeostasis.cells["layers.1"], snapshot(net)
+    net.layers[1](torch.rand(3, 8))
+    homeostasis()
+    with pytest.raises(ProcessMismatchError, match=r"only process 1 has .*'layers.1'"):
+        homeostasis.update()
+    require_untouched(net, before)
+    assert not any(slot.pending for slot in cell.updater.slots.values())
+
+
+@scenario()
+def an_argument_that_cannot_work_in_one(rank: int) -> None:
+    net = dense()
+    homeostasis = LinearHomeostasis(0.02, 0.2).attach(ddp(net))
+    for wrong in ({"target": -1.0}, {"cells": ["no such cell"]}, {"target": torch.ones(5)}):
+        net(batch_of(4, 4, seed=1)[rank])
+        before = snapshot(net)
+        homeostasis(**wrong if rank == 1 else {})
+        with pytest.raises(ArgumentError, match="Found" if rank else "process 1 raised before the update"):
+            homeostasis.update()
+        require_untouched(net, before)
+        go_on(net, homeostasis, rank)
+
+
+@scenario()
+def a_reduction_that_changes_in_one(rank: int) -> None:
+    net = dense()
+    homeostasis = LinearHomeostasis(0.02, 0.2).attach(ddp(net))
+    net(batch_of(4, 4, seed=1)[rank])
+    before = snapshot(net)
+    if rank == 1:
+        homeostasis.units["layers.1"].state.batch_reduction = torch.amax
+    with pytest.raises(ArgumentError, match="Found `batch_reduction = amax`"):
+        homeostasis.step()
+    require_untouched(net, before)
+
+
+@scenario()
+def no_cell_in_one(rank: int) -> None:
+    net = dense()
+    wrapped = ddp(net)
+    homeostasis = LinearHomeostasis(0.02, 0.2).attach(wrapped)
+    wrapped(batch_of(4, 4, seed=1)[rank])
+    before = snapshot(net)
+    if rank == 1:
+        homeostasis.remove()
+    with pytest.raises(ArgumentError, match="`cells` should be registered"):
+        homeostasis.step()
+    with pytest.raises(ProcessMismatchError, match=r"only process 0 has .* cell 'layers.4'"):
+        homeostasis.update()
+    require_untouched(net, before)
+
+
+@scenario()
+def a_parameter_that_is_gone_in_one(rank: int) -> None:
+    net = dense()
+    homeostasis = LinearHomeostasis(0.02, 0.2).attach(ddp(net))
+    net(batch_of(4, 4, seed=1)[rank])
+    for cell in homeostasis.cells.values():
+        cell.updater.bias = (torch.tensor(1.0), None)
+    if rank == 1:
+        bias = net.layers[3].bias
+        del net.layers[3].bias
+        net.layers[3].bias = bias.detach().clone()
+    before = net.layers[0].bias.detach().clone()
+    with pytest.raises(HomeostasisError, match=r"only process 1 has .*`bias` of Linear of cell 'layers.4'"):
+        homeostasis.update()
+    assert torch.equal(net.layers[0].bias, before)
+
+
+# --- groups that come and go ------------------------------------------------------------------
+
+
+@scenario()
+def parts_from_before_the_group_count(rank: int) -> None:
+    net = dense()
+    homeostasis = LinearHomeostasis(0.02, 0.2).attach(net)
+    bias = homeostasis.cells["layers.1"].updater
+    bias.bias = (torch.full((8,), 4.0 * rank), None)  # before any batch: all processes weigh the same
+    wrapped, before = ddp(net), net.layers[0].bias.detach().clone()
+    wrapped(batch_of(3, 1, seed=0)[rank])
+    homeostasis.update()
+    torch.testing.assert_close(net.layers[0].bias, before + 2.0)
+    require_replicas(net)
+
+
+@scenario()
+def after_the_group_each_process_is_alone(rank: int) -> None:
+    net, reference = dense(), dense()
+    homeostasis = LinearHomeostasis(0.02, 0.2).attach(ddp(net))
+    one = LinearHomeostasis(0.02, 0.2, process_group=None).attach(reference)
+    x = batch_of(4, 4, seed=1)[rank]
+    net(x)
+    homeostasis.step()
+    dist.destroy_process_group()
+    homeostasis.clear()
+    reference.load_state_dict(net.state_dict())
+    for model, rule in ((net, homeostasis), (reference, one)):
+        model(x), rule.step()
+        model(x[:0]), rule.step()
+    require_close(net, reference)
+    for mine, wanted in zip(homeostasis.rates().values(), one.rates().values(), strict=True):
+        assert torch.equal(mine, wanted)
+
+
+@scenario()
+def a_group_after_another(rank: int) -> None:
+    net = dense()
+    homeostasis = LinearHomeostasis(0.02, 0.2).attach(ddp(net))
+    net(batch_of(4, 4, seed=1)[rank])
+    homeostasis.step()
+    for number in range(2):
+        dist.barrier()
+        dist.destroy_process_group()
+        start_group(rank, f"again {number}")
+        wrapped = ddp(net)
+        wrapped(batch_of(4, 4, seed=2)[rank])  # a new wrapper copies the membranes of process 0 to all
+        assert collectives(homeostasis.step) == ["all_reduce"]
+        require_replicas(net)
+
+
+# --- processes that leave early --------------------------------------------------------------
+
+
+@scenario(("before",), ("after",))
+def join_is_refused_in_every_process(attached: str, rank: int) -> None:
+    net = dense()
+    homeostasis = LinearHomeostasis(0.02, 0.2)
+    if attached == "before":
+        homeostasis.attach(net)
+    wrapped = ddp(net)
+    if attached == "after":
+        homeostasis.attach(wrapped)
+    before = snapshot(net)
+    with contextlib.suppress(Interrupted), wrapped.join() if attached == "before" else Join([wrapped]):
+        wrapped(batch_of(4, 4, seed=1)[rank])
+        assert collectives(lambda: require_refused(homeostasis)) == []
+        raise Interrupted  # as the error would; without one `join()` waits for the others
+    require_untouched(net, before)
+
+
+class Interrupted(Exception): ...  # noqa: N818
+
+
+def require_refused(homeostasis: LinearHomeostasis) -> None:
+    with pytest.raises(ArgumentError, match=re.escape("`join()` should not be around the training")):
+        homeostasis.step()
+
+
+@scenario()
+def join_without_uneven_batches_is_taken(rank: int) -> None:
+    net = dense()
+    wrapped = ddp(net)
+    homeostasis = LinearHomeostasis(0.02, 0.2).attach(wrapped)
+    with wrapped.join(enable=False):
+        wrapped(batch_of(4, 4, seed=1)[rank])
+        homeostasis.step()
+    require_replicas(net)
 
 
 # --- state -----------------------------------------------------------------------------------
@@ -972,6 +1236,33 @@ def a_half_precision_shard_that_is_not_finite_in_one(rank: int) -> None:
     with pytest.raises(NonFiniteError, match=re.escape("'layers.1' (update)")):
         homeostasis.step()
     assert all(torch.equal(value.to_local(), before[name]) for name, value in net.named_parameters())
+
+
+@scenario()
+def stuck_delays_beside_bounds_that_fail_in_one(rank: int) -> None:
+    def bound(param: Tensor, pos: Tensor, neg: Tensor) -> Tensor:
+        if fails and rank == 0:
+            raise ValueError("lost")
+        return pos - neg
+
+    net = Net(nn.Linear(FEATURES, 8), leaky(), Double(), DelayedLinear(8, 3, 4), leaky(), Double())
+    net = shard(net)
+    homeostasis = LinearHomeostasis(0.02, 0.2)
+    homeostasis.attach(net, include=["layers.1"], pairs={"layers.1": "layers.0"}, bounds=bound)
+    homeostasis.attach(net, include=["layers.4"], pairs={"layers.4": "layers.3"}, param="delay")
+    net.layers[3].reset()
+    for name in ("layers.1", "layers.4"):
+        homeostasis.cells[name].neuron.module(torch.zeros(4, 8 if name == "layers.1" else 3))
+    net.layers[3].delay.to_local().fill_(4.0)
+    homeostasis.cells["layers.4"].updater.delay = (torch.ones(3, 1), None)
+    before, fails = [value.to_local().clone() for value in net.parameters()], True
+    with pytest.raises(ValueError if rank == 0 else ProcessMismatchError, match="lost"):
+        homeostasis.step()
+    assert all(map(torch.equal, before, [value.to_local() for value in net.parameters()]))
+    fails = False
+    homeostasis.cells["layers.4"].updater.delay = (torch.ones(3, 1), None)
+    with pytest.warns(HomeostasisWarning, match="All delays of a neuron in cell 'layers.4' are at a limit"):
+        homeostasis.step()
 
 
 @scenario()

@@ -2,7 +2,7 @@
 
 import sys
 import weakref
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterator
 from typing import Any, Self
 
 import torch.distributed as dist
@@ -48,6 +48,7 @@ class ProcessGroups:
         self._processes = Processes()
         self._group: Group = None
         self._sharded: list[weakref.ref[Any]] = []
+        self._wrappers: weakref.WeakSet[DistributedDataParallel] = weakref.WeakSet()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         return type(self)(self.process_group)  # the copied cells know their group, and tell
@@ -56,15 +57,15 @@ class ProcessGroups:
         """Looks for wrappers in a model. Returns the group that its cells belong to, or None."""
         self._sharded += map(weakref.ref, _sharded_modules(model))
         self.reshard()
-        return _group_in(model)
+        return self._group_in(model)
 
     def admit(self, unit: Unit) -> None:
         """Lets a new cell take part."""
         hook = unit.cell.neuron
-        hook.find_group = _group_of
+        hook.find_group = self._group_of
         hook.group = hook.group or _group_of_shards(unit.cell.connection)
-        self.of([unit])
-        self._mark_shared([unit])
+        if self.of([unit]).group is not None:
+            require_mean_or_sum(unit.state.batch_reduction)
 
     def reshard(self) -> None:
         """Lets `fully_shard` take back gathered parameters, whose changes would be lost."""
@@ -79,37 +80,50 @@ class ProcessGroups:
             group = None
             for unit in units:
                 group = group or unit.cell.neuron.group
-        if group is not None and not dist.is_initialized():
-            group = None  # the other processes are gone
+            for wrapper in (
+                () if units else self._wrappers
+            ):  # the others have cells, and wait for this process
+                group = wrapper.process_group
+        if group is not None and not _exists(group):
+            for unit in units:
+                unit.cell.neuron.group = None  # a later wrapper may have another
+            group = None
         if group is not self._group:
             several = group is not None and dist.get_world_size(group) > 1
-            self._processes, self._group = Several(group) if several else Processes(), group
-            self._mark_shared(units)
-        elif self._processes.group is not None:
-            self._mark_shared(units)
-        return self._processes
-
-    def _mark_shared(self, units: Iterable[Unit]) -> None:
+            self._processes, self._group = Several(group, self._wrappers) if several else Processes(), group
         is_shared = self._processes.group is not None
         for unit in units:
-            if is_shared:
-                require_mean_or_sum(unit.state.batch_reduction)
             for slot in unit.slots.values():
-                slot.shared = is_shared
+                if slot.shared is not is_shared:
+                    slot.shared = is_shared
+        return self._processes
+
+    def _group_in(self, model: nn.Module) -> Any:
+        """Returns the process group of the wrapper that a model is, has or is in; None without one."""
+        for module in model.modules():
+            if isinstance(module, DistributedDataParallel):
+                return self._group_of(module)
+            if isinstance(module, _fsdp("FullyShardedDataParallel")):
+                raise ArgumentError(
+                    "`model` should have parameters of their own shape. Found FullyShardedDataParallel, "
+                    "which keeps flat pieces. Use `torch.distributed.fsdp.fully_shard`."
+                )
+        spread = next((param for param in model.parameters() if is_sharded(param)), None)
+        return None if spread is None else mesh_group(spread)
+
+    def _group_of(self, wrapper: DistributedDataParallel) -> Any:
+        """Returns the group of a wrapper, unless it overwrites the membranes."""
+        _require_own_membranes(wrapper)
+        self._wrappers.add(wrapper)
+        return wrapper.process_group
 
 
-def _group_in(model: nn.Module) -> Any:
-    """Returns the process group of the wrapper that a model is, has or is in; None without one."""
-    for module in model.modules():
-        if isinstance(module, DistributedDataParallel):
-            return _group_of(module)
-        if isinstance(module, _fsdp("FullyShardedDataParallel")):
-            raise ArgumentError(
-                "`model` should have parameters of their own shape. Found FullyShardedDataParallel, which "
-                "keeps flat pieces. Use `torch.distributed.fsdp.fully_shard`."
-            )
-    spread = next((param for param in model.parameters() if is_sharded(param)), None)
-    return None if spread is None else mesh_group(spread)
+def _exists(group: Any) -> bool:
+    """Whether the processes of a group are still connected."""
+    try:
+        return dist.is_initialized() and dist.get_rank(group) >= 0
+    except ValueError:  # another default group was made since
+        return False
 
 
 def _group_of_shards(connection: Connection) -> Any:
@@ -122,8 +136,8 @@ def _sharded_modules(model: nn.Module) -> list[Any]:
     return [module for module in model.modules() if isinstance(module, _fsdp("FSDPModule"))]
 
 
-def _group_of(wrapper: DistributedDataParallel) -> Any:
-    """Returns the group of a wrapper, unless it overwrites the membranes."""
+def _require_own_membranes(wrapper: DistributedDataParallel) -> None:
+    """Raises ArgumentError if a wrapper overwrites the membranes of a process."""
     spoilt = list(_synced_states(wrapper)) if wrapper.broadcast_buffers else []
     if spoilt:
         current = hasattr(wrapper, "forward_sync_buffers")
@@ -134,7 +148,6 @@ def _group_of(wrapper: DistributedDataParallel) -> Any:
             "fail where batches differ. Wrap it with DistributedDataParallel(model, "
             f"{name}=False){' (broadcast_buffers=False in older torch)' if current else ''}."
         )
-    return wrapper.process_group
 
 
 def _synced_states(wrapper: DistributedDataParallel) -> Iterator[str]:

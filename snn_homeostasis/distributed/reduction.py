@@ -7,20 +7,25 @@ past over a change of its batch size, where a single process would carry the joi
 """
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, NoReturn
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
 
 from ..cells import Unit
-from ..errors import HomeostasisError, NoSpikesError, ProcessMismatchError
-from ..updates import HALVES, Slot, is_built_in
+from ..errors import ArgumentError, HomeostasisError, NoSpikesError, ProcessMismatchError
+from ..updates import Change
+from .message import Message, Sum
 from .shares import Share, shares_of
 
 __all__ = ["Processes", "Several"]
+
+FIRST_LENGTH = 1024  # of the buffer, without the marks; the same in all processes
+SAME = 1e-6  # the relative error below which changes count as the same
 
 
 class Processes:
@@ -42,8 +47,12 @@ class Processes:
             HomeostasisError: if another process has raised since the last call.
         """
 
-    def confirm(self, units: Sequence[Unit]) -> None:
-        """Raises in every process what one of them has deferred since `reduce`."""
+    def confirm(self, units: Sequence[Unit], changes: Sequence[Change]) -> None:
+        """Raises in every process what one of them has deferred since `reduce`.
+
+        Raises:
+            ProcessMismatchError: if the processes are about to make different changes.
+        """
 
     def drop_errors(self) -> None:
         """Drops the errors that wait."""
@@ -52,17 +61,22 @@ class Processes:
 class Several(Processes):
     """The processes of a group. They call `reduce` equally often and have the same cells.
 
-    The buffer starts with one mark per process: a hash of what it is about to sum, or 0 if it has
-    failed. So processes that differ find out in the same all-reduce, and all raise. They agree on
-    the length of the buffer before the first one, and send a longer one again if all need more. The
-    time-out of the group ends the wait for a process that is gone.
+    The buffer holds one mark per process: a hash of what it is about to sum, or 0 if it has failed;
+    then the counts of samples; then the sums. So processes that differ find out in the same
+    all-reduce, and all raise. If all have more to sum than the buffer holds, they send a longer one
+    again, and keep that length. The time-out of the group ends the wait for a process that is gone.
+
+    Args:
+        group: the process group.
+        wrappers: around the models that are trained; `reduce` looks whether one is in `join()`.
     """
 
-    def __init__(self, group: Any) -> None:
-        self.group = group
+    def __init__(self, group: Any, wrappers: Iterable[DistributedDataParallel]) -> None:
+        self.group, self.wrappers = group, wrappers
         self.rank, self.size = dist.get_rank(group), dist.get_world_size(group)
-        self.length: int | None = None
+        self.length = self.size + FIRST_LENGTH
         self.failure: Exception | None = None
+        self.may_differ = False  # whether what follows a sum may fail, or come out otherwise, in one process
 
     @contextmanager
     def deferring(self, *errors: type[Exception]) -> Iterator[None]:
@@ -75,54 +89,56 @@ class Several(Processes):
         self.failure = None
 
     def reduce(self, units: Sequence[Unit]) -> None:
-        if not units:
-            return
-        device = units[0].slot.reference.tensor.device
-        active = [unit for unit in units if unit.active]
-        with self._emptied_on_error(active):
+        _require_no_join(self.wrappers)
+        with self._emptied_on_error(units):
             shares: list[Share] = []
             with self.deferring(Exception):
-                shares = shares_of(active)
-            totals = self._sum(shares, device)
-            _require_observed(shares, totals)
-            for share, total in zip(shares, totals, strict=True):
-                share.accept(total)
+                shares = shares_of(units)
+            sums = self._sum(Message(shares, self.size), self._device_for(units))
+            _require_observed(sums)
+            for each in sums:
+                each.share.accept(each.counts, each.numbers)
+        self.may_differ = any(share.may_differ for share in shares)
 
-    def confirm(self, units: Sequence[Unit]) -> None:
-        slots = [slot for unit in units for slot in unit.slots.values()]
-        with self._emptied_on_error([unit for unit in units if unit.active]):
-            if any(map(_can_fail_alone, slots)):
-                device = slots[0].reference.tensor.device
-                failed = torch.tensor([self.failure is not None], dtype=torch.int32, device=device)
-                self._all_reduce(failed, dist.ReduceOp.MAX)
-                if failed.item():
-                    self._compare([])
+    def confirm(self, units: Sequence[Unit], changes: Sequence[Change]) -> None:
+        with self._emptied_on_error(units):
+            if self.may_differ:
+                self._compare_changes(changes, self._device_for(units))
             elif self.failure is not None:
                 raise self.failure
 
-    def _sum(self, shares: Sequence[Share], device: torch.device) -> list[Tensor]:
-        labels, values = [share.label for share in shares], []
-        with self.deferring(Exception):
-            values = [share.values().to(device) for share in shares]
-        needed = self.size + sum(map(len, values))
-        if self.length is None:
-            self._compare(labels)
-            self.length = needed
+    def _sum(self, message: Message, device: torch.device) -> list[Sum]:
+        """Sends a message, and returns the sum of each share over all processes, on the processor."""
         buffer = torch.zeros(self.length, dtype=torch.float64, device=device)
-        buffer[self.rank] = 0 if self.failure else _mark(labels)
-        has_room = needed <= self.length
-        if values and has_room and not self.failure:
-            buffer[self.size : needed] = torch.cat(values)
+        has_room = message.length <= self.length
+        if has_room:
+            with self.deferring(Exception):
+                message.write(buffer)
+        buffer[self.rank] = 0 if self.failure else _mark(message.labels)
         self._all_reduce(buffer, dist.ReduceOp.SUM)
         total = buffer.cpu()  # the one wait for the device
         marks = total[: self.size].tolist()
         if 0 in marks or len(set(marks)) > 1:
-            self._compare(labels)
+            self._compare(message.labels)
             _refuse("something else was sent in place of the cells")
-        if not has_room:
-            self.length = needed
-            return self._sum(shares, device)
-        return list(torch.split(total[self.size : needed], list(map(len, values))))
+        if has_room:
+            return message.read(total)
+        self.length = message.length
+        return self._sum(message, device)
+
+    def _compare_changes(self, changes: Sequence[Change], device: torch.device) -> None:
+        """Raises in every process if one has failed, or their bounds make other changes of the same parts."""
+        made = 0.0
+        with self.deferring(Exception):
+            whole = [change.outcome for change in changes if not change.slots[0].sharded]
+            made = sum(outcome.abs().sum(dtype=torch.float64).item() for outcome in whole)
+        seen = torch.tensor([self.failure is not None, made, -made], dtype=torch.float64, device=device)
+        self._all_reduce(seen, dist.ReduceOp.MAX)
+        failed, most, least = seen.tolist()
+        if failed:
+            self._compare([])
+        if most + least > SAME * most:
+            _refuse("their bounds make other changes of the same parts")
 
     def _compare(self, labels: Sequence[str]) -> None:
         """Raises in every process if one has failed, or has other things to share."""
@@ -139,6 +155,14 @@ class Several(Processes):
             if other != said[0][0]:
                 _refuse(_difference(0, said[0][0], rank, other))
 
+    def _device_for(self, units: Sequence[Unit]) -> torch.device:
+        device = None
+        with self.deferring(Exception):
+            device = units[0].slot.reference.leaf.device if units else None
+        if device is None or device.type == "meta":
+            return torch.device("cuda" if dist.get_backend(self.group) == "nccl" else "cpu")
+        return device
+
     def _all_reduce(self, buffer: Tensor, operation: Any) -> None:
         with _explained():
             dist.all_reduce(buffer, operation, group=self.group)
@@ -150,23 +174,31 @@ class Several(Processes):
             yield
         except Exception:
             for unit in units:
-                unit.cell.updater.clear()
+                if unit.active:
+                    unit.cell.updater.clear()
             raise
         finally:
             self.drop_errors()
 
 
-def _can_fail_alone(slot: Slot) -> bool:
-    """Whether the change of a slot may fail in one process: the others compute the same otherwise."""
-    is_own_code = slot.bounds is not None and not is_built_in(slot.bounds)
-    # bounds, and rounding to half precision, look at the piece of a parameter that a process holds
-    looks = slot.bounds is not None or slot.reference.leaf.dtype in HALVES or slot.reference.plain is None
-    return is_own_code or (slot.sharded and looks)
+def _require_no_join(wrappers: Iterable[DistributedDataParallel]) -> None:
+    """Raises ArgumentError where a process may leave the others.
+
+    Each process finds out by itself: in `join()` a sum breaks the collectives of the wrapper, which
+    a process that has left goes on to answer.
+    """
+    # `_join_config` is the only trace of `join()`; it stays as it is after the end of `join()`
+    if any(wrapper._join_config.enable for wrapper in wrappers):
+        raise ArgumentError(
+            "`join()` should not be around the training of a regulated model. Found a "
+            "DistributedDataParallel in `join()`, which lets a process without further batches leave, while "
+            "`update()` needs all of them. Give every process equally many batches, if only empty ones, and "
+            "take `join(enable=False)`."
+        )
 
 
-def _require_observed(shares: Sequence[Share], totals: Sequence[Tensor]) -> None:
-    pairs = zip(shares, totals, strict=True)
-    unobserved = [repr(share.name) for share, total in pairs if not share.is_observed(total)]
+def _require_observed(sums: Sequence[Sum]) -> None:
+    unobserved = [repr(each.share.name) for each in sums if not each.share.is_observed(each.counts)]
     if unobserved:
         raise NoSpikesError(
             "each cell should have been observed in some process before it is updated. Found no samples in "

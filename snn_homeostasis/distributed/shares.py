@@ -1,5 +1,6 @@
 """The share of one process in what all of them sum: the rate of a cell, and what waits in a slot."""
 
+import math
 from collections.abc import Sequence
 from functools import reduce
 from typing import Protocol
@@ -9,105 +10,139 @@ from torch import Tensor
 
 from ..cells import MEANS, SUMS, BatchReduction, Unit
 from ..errors import require
-from ..updates import Bounds, Contribution, Slot, UpdateBounds
+from ..layers import is_sharded, local
+from ..updates import HALVES, Bounds, Slot, UpdateBounds, is_built_in
 
 __all__ = ["Share", "require_mean_or_sum", "shares_of"]
 
 
 class Share(Protocol):
-    """Something of which every process has a part; processes with other labels cannot be summed."""
+    """Something of which every process has a part; processes with other labels cannot be summed.
 
-    name: str  # of its cell
+    Attributes:
+        name: of its cell.
+        label: says what it is, and with which settings.
+        counts: how many samples of this process stand behind each of its numbers, or behind all.
+        size: how many numbers it has.
+        may_differ: whether one process alone may fail, or do something else, with the sum.
+    """
+
+    name: str
     label: str
+    counts: list[float]
+    size: int
+    may_differ: bool
 
-    def values(self) -> Tensor: ...  # flat, float64
+    def write(self, room: Tensor) -> None:
+        """Writes its numbers, each a sum over samples, into zeros ``[size]`` in float64."""
 
-    def is_observed(self, total: Tensor) -> bool: ...  # whether samples stand behind the sum
+    def is_observed(self, counts: Sequence[float]) -> bool:
+        """Whether samples of some process stand behind it."""
 
-    def accept(self, total: Tensor) -> None: ...  # the sum over all processes
+    def accept(self, counts: Sequence[float], sums: Tensor) -> None:
+        """Takes in the sums over all processes; ``sums`` lie on the processor, and may be changed."""
 
 
 class RateShare:
-    """The rate of a cell: number of samples, and the sum over them."""
+    """The rate of a cell, as a sum over the samples."""
+
+    may_differ = False
 
     def __init__(self, unit: Unit) -> None:
+        require_mean_or_sum(unit.state.batch_reduction)
         self.unit, self.name = unit, unit.name
         self.neurons = unit.cell.neuron.neurons
-        size = "never called" if self.neurons is None else list(self.neurons)
-        self.label = f"cell {self.name!r} ({size}; {_described(unit)})"
+        self.label = _described(unit, "never called" if self.neurons is None else list(self.neurons))
+        self.size = 0 if self.neurons is None else self.neurons.numel()
+        self.total = unit.rate.total if unit.rate.steps and unit.cell.neuron.samples else None
+        self.counts: list[float] = [0 if self.total is None else len(self.total)]
 
-    def values(self) -> Tensor:
-        rate = self.unit.rate
-        if not rate.steps or not self.unit.cell.neuron.samples:
-            return torch.zeros(1 + (0 if self.neurons is None else self.neurons.numel()), dtype=torch.float64)
-        sums = rate.rate.sum(0, dtype=torch.float64).flatten()
-        return torch.cat([sums.new_tensor([len(rate.rate)]), sums])
+    def write(self, room: Tensor) -> None:
+        if self.total is not None:
+            torch.sum(self.total.flatten(1), 0, dtype=torch.float64, out=room)
+            room.div_(self.unit.rate.weight)
 
-    def is_observed(self, total: Tensor) -> bool:
+    def is_observed(self, counts: Sequence[float]) -> bool:
         return True  # a rate that no update needs may be unknown
 
-    def accept(self, total: Tensor) -> None:
-        if total[0] and self.neurons is not None:
-            mean = (total[1:] / total[0]).reshape(self.neurons)
+    def accept(self, counts: Sequence[float], sums: Tensor) -> None:
+        if counts[0] and self.neurons is not None:
             own = self.unit.rate.total
             device = self.unit.slot.reference.leaf.device if own is None else own.device
+            mean = sums.div_(counts[0]).reshape(self.neurons)
             self.unit.rate.joint = mean.to(device, torch.float32)
 
 
 class SlotShare:
-    """All that waits in a slot: the number of samples of each contribution, then their parts."""
+    """All that waits in a slot: the parts of each contribution, as sums over its samples.
 
-    def __init__(self, name: str, slot: Slot) -> None:
-        self.name, self.slot = name, slot
-        pairs = [(each.pos, each.pos * 0 if each.neg is None else each.neg) for each in slot.contributions]
-        parts = [part for pair in pairs for part in pair]
-        shape = reduce(torch.add, parts).shape  # what they broadcast to
-        self.parts = torch.stack([part.expand(shape) for part in parts]).reshape(len(pairs), 2, *shape)
-        kinds = ", ".join(
-            f"{'sum' if each.summed else 'mean'}{each.finish or ''}" for each in slot.contributions
-        )
+    Without bounds the difference of the two parts is enough. Bounds, and rounding to half precision,
+    look at the parameter. If it is not finite in one process, the sum is not finite in any.
+
+    Args:
+        name: of its cell.
+        slot: where something waits.
+        bounds: of the parameter, if only by a tied layer.
+    """
+
+    def __init__(self, name: str, slot: Slot, bounds: UpdateBounds | None) -> None:
+        self.name, self.slot, self.contributions = name, slot, list(slot.contributions)
+        self.counts: list[float] = [each.samples for each in self.contributions]
+        parts = [part for each in self.contributions for part in (each.pos, each.neg) if part is not None]
+        part_shape = reduce(torch.add, parts).shape  # what they broadcast to
+        self.shape = (len(self.contributions), 1 if bounds is None else 2, *part_shape)
+        self.size = math.prod(self.shape)
+        param = slot.reference.tensor
+        kinds = [f"{'sum' if each.summed else 'mean'}{each.finish or ''}" for each in self.contributions]
+        self.looks_at = param if bounds is not None or _is_replaced(slot, param) else None
+        is_own_code = bounds is not None and not is_built_in(bounds)
+        self.may_differ = is_own_code or (slot.sharded and self.looks_at is not None)
+        self.exact = torch.promote_types(param.dtype, torch.float32)  # the same in all processes
         self.label = (
-            f"{len(pairs)} calls of the rule for {slot.reference} of cell {name!r} ({list(shape)}; {kinds})"
+            f"{len(kinds)} calls of the rule for {slot.reference} of cell {name!r} ({list(self.shape)}; "
+            f"{', '.join(kinds)}) on a {_kind_of(slot, param)}"
         )
 
-    def values(self) -> Tensor:
-        samples = self.parts.new_tensor(
-            [each.samples for each in self.slot.contributions], dtype=torch.float64
-        )
-        weights = torch.where(self._summed(samples), samples.sign(), samples)
-        return torch.cat([samples, (self._column(weights) * self.parts).flatten()])
+    def write(self, room: Tensor) -> None:
+        for each, pair in zip(self.contributions, room.view(self.shape), strict=True):
+            pair[0].copy_(each.pos)
+            if each.neg is not None:
+                pair[-1].add_(each.neg, alpha=-1 if len(pair) == 1 else 1)
+            weight = min(each.samples, 1) if each.summed else each.samples
+            if weight != 1:
+                pair.mul_(weight)
+        if self.looks_at is not None:
+            room.add_(local(self.looks_at).sum(dtype=torch.float32) * 0.0)
 
-    def is_observed(self, total: Tensor) -> bool:
-        return bool(total[: len(self.parts)].all())
+    def is_observed(self, counts: Sequence[float]) -> bool:
+        return all(counts)
 
-    def accept(self, total: Tensor) -> None:
-        samples, sums = total[: len(self.parts)], total[len(self.parts) :].reshape(self.parts.shape)
-        means = sums / self._column(samples.masked_fill(self._summed(samples), 1.0))
-        # the same dtype in all processes, also where one has only the blank parts of an empty batch
-        exact = torch.promote_types(self.slot.reference.leaf.dtype, torch.float32)
-        means = means.to(self.parts.device)
-        finishes = [each.finish for each in self.slot.contributions]
-        if any(finishes):
-            pairs = zip(self.slot.contributions, means.to(exact), strict=True)
-            self.slot.contributions[:] = [each._replace(pos=pos, neg=neg) for each, (pos, neg) in pairs]
-            return
-        pos, neg = means.sum(0).to(exact)
-        self.slot.contributions[:] = [Contribution(pos, neg, round(samples.max().item()))]
-
-    def _summed(self, like: Tensor) -> Tensor:
-        return torch.tensor([each.summed for each in self.slot.contributions], device=like.device)
-
-    def _column(self, values: Tensor) -> Tensor:
-        return values.reshape(-1, *(1,) * (self.parts.ndim - 1))
+    def accept(self, counts: Sequence[float], sums: Tensor) -> None:
+        pairs = sums.view(self.shape)
+        for each, pair, count in zip(self.contributions, pairs, counts, strict=True):
+            if not each.summed:
+                pair.div_(count)
+        parts = pairs.to(self.slot.reference.leaf.device, self.exact).unbind(1)
+        both = zip(*parts, strict=True) if len(parts) == 2 else ((pos, None) for pos in parts[0])
+        replaced = zip(self.contributions, both, strict=True)
+        self.slot.contributions[:] = [each._replace(pos=pos, neg=neg) for each, (pos, neg) in replaced]
 
 
 def shares_of(units: Sequence[Unit]) -> list[Share]:
-    """Returns what the cells have to share: the rate of each, and each slot in which something waits."""
+    """Returns what the active cells have to share: their rates, and each slot in which something waits."""
+    bounds = {
+        id(slot.reference.leaf): slot.bounds
+        for unit in units
+        for slot in unit.slots.values()
+        if slot.bounds is not None
+    }
+    active = [unit for unit in units if unit.active]
     slots: dict[Slot, str] = {}
-    for unit in units:
+    for unit in active:
         slots |= {slot: unit.name for slot in unit.slots.values() if slot.pending and slot not in slots}
-    rates = [RateShare(unit) for unit in units]
-    return [*rates, *(SlotShare(name, slot) for slot, name in slots.items())]
+    rates: list[Share] = [RateShare(unit) for unit in active]
+    parts = (SlotShare(name, slot, bounds.get(id(slot.reference.leaf))) for slot, name in slots.items())
+    return [*rates, *parts]
 
 
 def require_mean_or_sum(reduction: BatchReduction) -> None:
@@ -122,14 +157,33 @@ def require_mean_or_sum(reduction: BatchReduction) -> None:
     )
 
 
-def _described(unit: Unit) -> str:
-    """Describes the layer and the settings of a cell: what has to be equal in all processes."""
+def _described(unit: Unit, neurons: str | list[int]) -> str:
+    """Describes a cell, its layer and its settings: what has to be equal in all processes."""
     state, slot = unit.state, unit.slot
     layer = f"{type(unit.cell.connection.layer).__name__} {state.param} {list(slot.reference.tensor.shape)}"
     bounds = {kind: _named(each.bounds) for kind, each in unit.slots.items() if each.bounds is not None}
     target = "tensor" if isinstance(state.target, Tensor) else state.target
     rate = f"{type(unit.rate).__name__}({unit.rate.extra_repr()})"
-    return f"{layer}, plasticity {state.strength!r}, target {target}, {rate}, bounds {bounds or None}"
+    settings = f"plasticity {state.strength!r}, target {target}, {rate}, bounds {bounds or None}"
+    return f"cell {unit.name!r} ({neurons}; {layer}, {settings})"
+
+
+def _is_replaced(slot: Slot, param: Tensor) -> bool:
+    """Whether an update makes a new value, and rounds it or hands it to a parametrization."""
+    return param.dtype in HALVES or slot.reference.plain is None
+
+
+def _kind_of(slot: Slot, param: Tensor) -> str:
+    """Describes a parameter: what decides how it changes, and whether that can fail."""
+    traits = {
+        "sharded": is_sharded(param),
+        "parametrized": slot.reference.plain is None,
+        "rounded": slot.residue is not None,
+        "stuck": slot.warned_stuck,
+    }
+    named = "".join(f"{trait} " for trait, has in traits.items() if has)
+    limits = "" if slot.limits is None else f" within {slot.limits}"
+    return f"{named}{param.dtype} parameter {list(param.shape)}{limits}, {param.device.type}"
 
 
 def _named(bounds: UpdateBounds) -> str:

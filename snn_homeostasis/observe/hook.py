@@ -1,6 +1,7 @@
 """The forward hook on a neuron: it reads the spikes, hands them on, and changes nothing."""
 
 import copy
+import weakref
 from collections.abc import Callable
 from typing import Any, NoReturn, Protocol
 
@@ -48,7 +49,10 @@ class SpikeHook:
         self.module, self.in_eval = module, in_eval
         self.frozen = False  # whether the last call was in eval mode
         self.group: Any = None  # the process group that trains the model, once it is known
-        self.find_group: Callable[[DistributedDataParallel], Any] = _no_group
+        self.find_group: Callable[[DistributedDataParallel], Any] = lambda wrapper: (
+            None
+        )  # set by a homeostasis
+        self._wrapper: weakref.ref[DistributedDataParallel] | None = None  # the last around the model
         self._listeners: tuple[SpikeListener, ...] = ()
         self._check = check
         self._read = spikes_of.dispatch(type(module))
@@ -158,8 +162,9 @@ class SpikeHook:
             self.frozen = False
             return
         # `_active_ddp_module` is the only trace of a wrapper around a model that was attached before
-        if self.group is None and (wrapper := DistributedDataParallel._active_ddp_module) is not None:
-            self.group = self.find_group(wrapper)
+        wrapper = DistributedDataParallel._active_ddp_module
+        if wrapper is not None and (self._wrapper is None or self._wrapper() is not wrapper):
+            self.group, self._wrapper = self.find_group(wrapper), weakref.ref(wrapper)
         raw = output
         if self._read is not spikes_of_step or type(output) is not Tensor:
             if is_compiling():
@@ -312,7 +317,3 @@ def _refuse_batched(spikes: Tensor) -> None:
             "`model` should be called with its batch, [B, *N]. Found a call under `torch.vmap`, which hides "
             "the samples from each other. Give it the whole batch, call `.eval()` or use `pause()`."
         )
-
-
-def _no_group(wrapper: DistributedDataParallel) -> None:
-    """Finds no process group: the cell does not belong to a homeostasis yet."""

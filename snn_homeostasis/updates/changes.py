@@ -24,7 +24,8 @@ class Change:
         operations: each changes the value once, in place.
         residue: what rounding to half precision takes away; None for other types.
         tied: the other slots of the parameter.
-        is_stuck: whether a row of the parameter is at a limit, and is pushed against it.
+        is_stuck: tells whether a row of the parameter is at a limit, and is pushed against it; all
+            processes that hold a piece of it have to ask.
     """
 
     __slots__ = ("is_stuck", "operations", "outcome", "residue", "slots", "start", "tied", "value")
@@ -37,7 +38,7 @@ class Change:
         operations: Sequence[Operation],
         residue: Tensor | None = None,
         tied: Sequence[Slot] = (),
-        is_stuck: bool = False,
+        is_stuck: Callable[[], bool] | None = None,
     ) -> None:
         self.slots, self.value, self.outcome, self.operations = slots, value, outcome, operations
         self.residue, self.tied, self.is_stuck = residue, tied, is_stuck
@@ -86,6 +87,7 @@ def changes_of(slots: Iterable[Slot], tied: Iterable[Slot] = ()) -> list[Change]
 
 def apply_changes(changes: Sequence[Change], name_of: Callable[[Slot], str]) -> None:
     """Makes all changes, or, if an interruption comes before the first, none."""
+    stuck = [change for change in changes if change.is_stuck is not None and change.is_stuck()]
     try:
         for change in changes:
             change.apply()
@@ -93,15 +95,14 @@ def apply_changes(changes: Sequence[Change], name_of: Callable[[Slot], str]) -> 
         for change in changes:
             change.apply()
         raise
-    for change in changes:
-        if change.is_stuck:
-            for slot in change.slots:
-                slot.warned_stuck = True
-            warn(
-                f"All delays of a neuron in {name_of(change.slots[0])} are at a limit, and the rule pushes "
-                "them on: they cannot bring its rate to the target. Regulate the weight or the bias; or, if "
-                "they are too short or too long for it, build the layer with another `max_delay`."
-            )
+    for change in stuck:
+        for slot in change.slots:
+            slot.warned_stuck = True
+        warn(
+            f"All delays of a neuron in {name_of(change.slots[0])} are at a limit, and the rule pushes "
+            "them on: they cannot bring its rate to the target. Regulate the weight or the bias; or, if "
+            "they are too short or too long for it, build the layer with another `max_delay`."
+        )
 
 
 def common_bounds(owner: ParameterReference, *bounds: UpdateBounds | None) -> UpdateBounds | None:
@@ -128,7 +129,9 @@ def _change_of(leaf: Tensor, slots: Sequence[Slot], tied: Sequence[Slot]) -> Cha
     if slot.sharded or is_distributed(leaf):
         _require_same_sharding(slots, is_sharded(leaf))
         pos, neg = replicate_as(pos, leaf), None if neg is None else replicate_as(neg, leaf)
-    is_stuck = slot.limits is not None and not slot.warned_stuck and _is_stuck(leaf, pos, neg, *slot.limits)
+    is_stuck = None
+    if slot.limits is not None and not slot.warned_stuck:
+        is_stuck = partial(_is_stuck, leaf, pos, neg, *slot.limits)
     if leaf.dtype in HALVES or slot.reference.plain is None:
         outcome, operations, residue = _replacement(slots, tied, bounds, pos, neg)
     else:

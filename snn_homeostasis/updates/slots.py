@@ -127,7 +127,8 @@ class Slot(TensorState):
             UnsupportedLayerError: if the parameter cannot change.
         """
         if pos is not None or neg is not None:
-            self.contributions.append(self.checked(pos, neg, self.samples()))
+            samples = self.samples() if self.shared else max(1, self.samples())  # alone each part counts
+            self.contributions.append(self.checked(pos, neg, samples))
 
     def checked(
         self,
