@@ -102,23 +102,21 @@ def bounds(draw: Random, kind: str) -> Pair:
     low, high = LIMITS[kind]
     if kind != "delay":
         low, high = draw.choice([(low, high), (low, high), (None, high), (low, None)])
-    upper, lower = draw.choice([(1.0, 1.0), (2.0, 1.0), (0.5, 3.0), (1.5, 0.5)])
-    both = low is not None and high is not None
-    scaled = both and draw.random() < 0.5
-    text = f"[{low}, {high}]"
+    upper, lower = draw.choice([(2.0, 2.0), (2.0, 1.0), (0.5, 3.0), (1.5, 0.5)])
+    scaled = low is not None and high is not None and draw.random() < 0.5
+    text = f"[{low}, {high}]{' scaled' if scaled else ''}"
+    uneven = Pair(
+        f"power {upper} {lower} {text}",
+        PowerBounds(low, high, power=(upper, lower), scaled=scaled),
+        power(low, high, upper, lower, scaled=scaled),
+    )
+    even = Pair(f"linear {text}", PowerBounds(low, high, scaled=scaled), power(low, high, scaled=scaled))
     return draw.choice(
         [
+            uneven,
+            uneven,
+            even,
             Pair("none", None, free),
-            Pair(
-                f"power {upper} {lower} {text}{' scaled' if scaled else ''}",
-                PowerBounds(low, high, power=(upper, lower), scaled=scaled),
-                power(low, high, upper, lower, scaled=scaled),
-            ),
-            Pair(
-                f"linear {text}{' scaled' if scaled else ''}",
-                PowerBounds(low, high, scaled=scaled),
-                power(low, high, scaled=scaled),
-            ),
             Pair(f"sharp {text}", SharpBounds(low, high), sharp(low, high)),
             Pair(f"clamp {text}", ClampBounds(low, high), clamp(low, high)),
             Pair("own half", half, half),

@@ -27,25 +27,38 @@ class Subject:
         text: what it is, in one line.
         layer: whose parameters are regulated.
         neurons: one or two.
-        call: one call with an input for that many samples.
+        inputs: the shape of each input, without the batch.
         shape: of the neurons, ``*N``.
         drivers: by kind of parameter, index of an entry → the neurons that share it.
+        between: what the data pass from the layer to the neurons; None for a layer inside a neuron.
         norm: the batch norm between layer and neurons.
         names: where the parameters are found in the layer.
         sequence: whether one call brings several steps.
         takes_none: whether snntorch runs it on no samples.
+        dtype: of inputs and parameters.
     """
 
     text: str
     layer: nn.Module
     neurons: tuple[nn.Module, ...]
-    call: Callable[[int], Any]
+    inputs: tuple[Shape, ...]
     shape: Shape
     drivers: Mapping[str, Drivers]
+    between: nn.Module | None = None
     norm: nn.Module | None = None
     names: Mapping[str, str] = field(default_factory=dict)
     sequence: bool = False
     takes_none: bool = True
+    dtype: torch.dtype = torch.float32
+
+    def call(self, batch: int, steps: int) -> None:
+        """One call on random input, of several steps for a sequence."""
+        time = (steps,) if self.sequence else ()
+        values = [2 * torch.randn(*time, batch, *each, dtype=self.dtype) for each in self.inputs]
+        if self.between is not None:
+            values = [self.between(self.layer(*values))]
+        for each in self.neurons:
+            each(*values)
 
     @property
     def modules(self) -> list[nn.Module]:
@@ -165,16 +178,10 @@ def in_front(
 ) -> Subject:
     """A layer in front of one neuron, or of two that share its parameters."""
     dtype = draw.choice([torch.float32, torch.float64])
-    between = between or nn.Identity()
+    between = between or nn.Sequential()
     neurons = [neuron(draw) for _ in range(draw.choice([1, 1, 1, 2]))]
     for module in (layer, between, *neurons):
         module.to(dtype)
-
-    def call(batch: int) -> None:
-        current = between(layer(*(2 * torch.randn(batch, *each, dtype=dtype) for each in inputs)))
-        for each in neurons:
-            each(current)
-
     between.eval()  # a norm would count the zeros
     with torch.no_grad():
         current = between(layer(*(torch.zeros(2, *each, dtype=dtype) for each in inputs)))
@@ -184,7 +191,18 @@ def in_front(
     shape = tuple(current.shape[1:])
     names = " and ".join(type(each).__name__ for each in neurons)
     text = f"{layer} → {names} {list(shape)}, {str(dtype)[6:]}" + (", norm" if norm else "")
-    return Subject(text, layer, tuple(neurons), call, shape, drivers, norm, takes_none=norm is None)
+    return Subject(
+        text,
+        layer,
+        tuple(neurons),
+        tuple(inputs),
+        shape,
+        drivers,
+        between,
+        norm,
+        takes_none=norm is None,
+        dtype=dtype,
+    )
 
 
 def neuron(draw: Random) -> nn.Module:
@@ -221,7 +239,7 @@ def recurrent(draw: Random) -> Subject:
         options, drivers = {"conv2d_channels": shape[0], "kernel_size": 3}, first_axis(shape[1] * shape[2])
     cls, own = draw.choice([(snn.RLeaky, {}), (snn.RSynaptic, {"alpha": 0.6})])
     module = cls(beta=0.7, threshold=0.3, init_hidden=True, **own, **options)
-    return inside(draw, module, "recurrent", shape, shape, {"weight": drivers, "bias": drivers})
+    return inside(module, "recurrent", shape, shape, {"weight": drivers, "bias": drivers})
 
 
 def one_to_one(draw: Random) -> Subject:
@@ -230,7 +248,7 @@ def one_to_one(draw: Random) -> Subject:
     cls, own = draw.choice([(snn.RLeaky, {}), (snn.RSynaptic, {"alpha": 0.6})])
     module = cls(beta=0.7, threshold=0.3, init_hidden=True, all_to_all=False, V=torch.full(sizes, 0.5), **own)
     drivers = {"weight": broadcast((1,) * (len(shape) - len(sizes)) + sizes, shape)}
-    return inside(draw, module, "recurrent", shape, shape, drivers, weight="V")
+    return inside(module, "recurrent", shape, shape, drivers, weight="V")
 
 
 def lstm(draw: Random) -> Subject:
@@ -238,7 +256,7 @@ def lstm(draw: Random) -> Subject:
     module = snn.SLSTM(inputs, hidden, threshold=0.05, init_hidden=True)
     drivers = dict.fromkeys(("weight", "bias"), gates(hidden, last_axis(hidden)))
     names = {"weight": "weight_ih", "bias": "bias_ih"}
-    return inside(draw, module, "lstm_cell", (inputs,), (hidden,), drivers, **names)
+    return inside(module, "lstm_cell", (inputs,), (hidden,), drivers, **names)
 
 
 def convolutional_lstm(draw: Random) -> Subject:
@@ -247,7 +265,7 @@ def convolutional_lstm(draw: Random) -> Subject:
     module = snn.SConv2dLSTM(inputs, hidden, 3, max_pool=pool, threshold=0.05, init_hidden=True)
     shape = (hidden, *(size // 2 for size in sizes)) if pool else (hidden, *sizes)
     drivers = dict.fromkeys(("weight", "bias"), gates(hidden, first_axis(math.prod(shape[1:]))))
-    return inside(draw, module, "conv", (inputs, *sizes), shape, drivers)
+    return inside(module, "conv", (inputs, *sizes), shape, drivers)
 
 
 def sequence(draw: Random) -> Subject:
@@ -255,17 +273,16 @@ def sequence(draw: Random) -> Subject:
     drivers = dict.fromkeys(("weight", "bias"), last_axis(outputs))
     if draw.random() < 0.5:
         module: nn.Module = snn.LinearLeaky(0.7, inputs, outputs, threshold=0.3)
-        return inside(draw, module, "linear", (inputs,), (outputs,), drivers, sequence=True)
+        return inside(module, "linear", (inputs,), (outputs,), drivers, sequence=True)
     module = snn.LeakyParallel(inputs, outputs, beta=0.7, threshold=0.3)
     names = {"weight": "weight_ih_l0", "bias": "bias_ih_l0"}
-    return inside(draw, module, "rnn", (inputs,), (outputs,), drivers, sequence=True, **names)
+    return inside(module, "rnn", (inputs,), (outputs,), drivers, sequence=True, **names)
 
 
 INNER = [recurrent, one_to_one, lstm, convolutional_lstm, sequence]
 
 
 def inside(
-    draw: Random,
     module: nn.Module,
     attribute: str,
     inputs: Shape,
@@ -276,12 +293,9 @@ def inside(
     **names: str,
 ) -> Subject:
     """A layer inside a neuron. Spikes are float32, and so is all that they pass."""
-
-    def call(batch: int) -> None:
-        time = (draw.randint(1, 4),) if sequence else ()
-        module(2 * torch.randn(*time, batch, *inputs))
-
     layer = getattr(module, attribute)
     text = f"{type(layer).__name__} in {type(module).__name__} {list(shape)}"
     none = not isinstance(module, snn.LeakyParallel)
-    return Subject(text, layer, (module,), call, shape, drivers, None, names, sequence, takes_none=none)
+    return Subject(
+        text, layer, (module,), (inputs,), shape, drivers, names=names, sequence=sequence, takes_none=none
+    )

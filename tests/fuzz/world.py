@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import io
 from collections.abc import Callable
 from random import Random
@@ -131,7 +132,7 @@ class World:
         each.reset()
         with torch.no_grad():
             for _ in range(calls):
-                each.call(batch)
+                each.call(batch, self.draw.randint(1, 4))
 
     def step(self) -> None:
         if self._add("step", self.homeostasis.step):
@@ -242,7 +243,7 @@ class World:
         self.log.append("save")
         file, kept = self._saved(), {name: each.saved() for name, each in self.shadows.items()}
         is_new = self.draw.random() < 0.5
-        for event in self.draw.choices([World.run, World.forward, World.retune], k=2):
+        for event in (self.draw.choice([World.run, World.forward]), World.retune):
             event(self)
         if is_new:
             self.homeostasis.remove()
@@ -272,6 +273,23 @@ class World:
         for name in names:
             self.shadows[name].forget()
 
+    def copy(self) -> None:
+        """The models are copied along with their homeostasis; the case goes on with one of the two."""
+        subjects, homeostasis = copy.deepcopy([self.subjects, self.homeostasis])
+        pairs = list(zip(self.subjects, subjects, strict=True))
+        is_kept = self.draw.random() < 0.5
+        self.log.append("copy" if is_kept else "go on with a copy")
+        if not is_kept:
+            self.subjects, self.homeostasis, homeostasis = subjects, homeostasis, self.homeostasis
+            for shadow in self.shadows.values():
+                shadow.subject = next(new for old, new in pairs if old is shadow.subject)
+        for old, new in pairs:
+            for each, other in zip(old.modules, new.modules, strict=True):
+                require(all(map(torch.equal, each.parameters(), other.parameters())), "a copied parameter")
+            self._run(new if is_kept else old, self.batch, 1)  # the other one must not notice
+        homeostasis()
+        homeostasis.clear()
+
     def __str__(self) -> str:
         cells = "\n  ".join(f"{name}: {shadow}" for name, shadow in self.shadows.items())
         return f"  {cells}\n  events: {'; '.join(self.log)}"
@@ -291,6 +309,7 @@ EVENTS, WEIGHTS = zip(
     (World.freeze, 2),
     (World.save_and_load, 2),
     (World.remove, 1),
+    (World.copy, 1),
     strict=True,
 )
 
