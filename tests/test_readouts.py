@@ -109,6 +109,7 @@ MEMBRANE_ALONE = [
     lambda spikes, mem: mem.mean(0),
     lambda spikes, mem: {"logits": mem[-1], "spikes": None},
     lambda spikes, mem: (mem.sum(), torch.zeros_like(spikes)),
+    lambda spikes, mem: (mem, spikes.shape, "membrane"),
 ]
 WITH_SPIKES = [
     lambda spikes, mem: spikes,
@@ -118,6 +119,8 @@ WITH_SPIKES = [
     lambda spikes, mem: Seen(inner=Seen(counts=[spikes.sum()]), mem=mem),
     lambda spikes, mem: mem * (1 if spikes.sum().item() > 3 else 2),
     lambda spikes, mem: (mem, spikes.detach().numpy()),
+    lambda spikes, mem: spikes.sum(0).argmax(1).tolist(),
+    lambda spikes, mem: None,  # what is used cannot be known
 ]
 
 

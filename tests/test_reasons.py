@@ -106,6 +106,21 @@ class InTurn(nn.Module):
         return sum(self.lif(current) for current in currents)
 
 
+class InTurnWithAMembrane(InTurn):
+    """Another layer at each step, for one membrane or for one each."""
+
+    def __init__(self, count, is_shared):
+        super().__init__(count, list)
+        self.lif, self.is_shared = snn.Leaky(beta=0.9), is_shared
+
+    def forward(self, x):
+        membrane, total = self.lif.init_leaky(), 0
+        for fc in self.fcs:
+            spikes, new = self.lif(fc(x), membrane)
+            membrane, total = new if self.is_shared else self.lif.init_leaky(), total + spikes
+        return total
+
+
 def written(currents):
     memory = torch.zeros(len(currents), *currents[0].shape)
     for index, current in enumerate(currents):
@@ -118,6 +133,13 @@ def written(currents):
 def test_all_layers_of_all_steps_are_found(how, count):
     cells = find_cells(InTurn(count, how), torch.rand(3, 6))
     assert [each.layer for each in cells] == [f"fcs.{index}" for index in range(count)]
+
+
+def test_one_membrane_is_one_population():
+    cells = find_cells(InTurnWithAMembrane(5, is_shared=True), torch.rand(3, 6))
+    assert [each.layer for each in cells] == [f"fcs.{index}" for index in range(5)]
+    said = reason(InTurnWithAMembrane(2, is_shared=False), torch.rand(3, 6))
+    assert "different layers drive this one object in different calls: `fcs.0` or `fcs.1`" in said
 
 
 # ---- parameters that are not there

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from inspect import signature
+from itertools import product
 from typing import Any
 
 import torch
@@ -33,6 +34,8 @@ class NeuronRecord:
     parts: list[Tensor] = field(default_factory=list)  # inputs in a memory that several layers fill
     others: dict[Kind, set[str]] = field(default_factory=lambda: defaultdict(set))
     peak: Tensor | None = None  # the largest size of the membrane of a neuron without a reset
+    returned: list[Tensor] = field(default_factory=list)  # by the last call
+    keeps_state: bool = True  # whether each call goes on from the state that the one before has returned
 
 
 class Recorder:
@@ -72,7 +75,7 @@ class Recorder:
         """Takes in what the model has returned, and what it keeps in its attributes."""
         kept = [vars(module) for path, module in self.modules.items() if path not in self.neurons]
         returned = list(leaves(result, into_objects=True))
-        self.is_blind |= any(isinstance(leaf, Opaque) for leaf in returned)
+        self.is_blind |= not returned or any(isinstance(leaf, Opaque) for leaf in returned)
         tensors = [leaf for leaf in (*returned, *leaves(kept)) if isinstance(leaf, Tensor)]
         keys = {*self._provenance.of(tensors), *self._provenance.read}
         self.used.update(path for kind, path, *_ in keys if kind is Kind.SPIKES)
@@ -133,6 +136,7 @@ class Recorder:
         fired = next(tensors_in(spikes))
         if self._is_running:
             self._record(path, received, is_step=isinstance(spikes, tuple))
+            self._record_state(path, module, (args, kwargs), output)
             if path in self._unreset:
                 self._record_peak(path, module, output, fired)
         return self._cut(path, module, output, fired)
@@ -153,6 +157,13 @@ class Recorder:
         for key, source in layers.items():
             record.last[key] = Arrival(source, samples, is_part)
             record.first.setdefault(key, record.last[key])
+
+    def _record_state(self, path: str, module: nn.Module, inputs: Any, output: Any) -> None:
+        record = self.records[path]
+        if record.returned and not getattr(module, "init_hidden", False):
+            pairs = product(tensors_in(inputs), record.returned)
+            record.keeps_state &= any(shares_memory(given, known) for given, known in pairs)
+        record.returned = list(tensors_in(output))
 
     def _record_peak(self, path: str, module: nn.Module, output: Any, fired: Tensor) -> None:
         kept = [tensor for tensor in (module._buffers.get("mem"),) if tensor is not None]

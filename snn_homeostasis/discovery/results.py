@@ -4,11 +4,12 @@ from collections import deque
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 __all__ = ["Opaque", "leaves"]
 
-WITHOUT_DATA = (str, bytes, bool, type(None), type, nn.Module)
+WITHOUT_DATA = (str, bytes, bool, type(None), torch.Size, type, nn.Module)
 
 
 class Opaque:

@@ -77,7 +77,7 @@ def _reuse(recorder: Recorder, path: str, record: NeuronRecord) -> str | None:
     if layers in calls and frozenset() not in calls:
         return None
     is_behind_itself = frozenset() in calls or any(path in recorder.behind[layer] for layer in layers)
-    if getattr(recorder.modules[path], "init_hidden", False) and not is_behind_itself:
+    if record.keeps_state and not is_behind_itself:
         return None  # one membrane takes in one layer after the other
     sets = " or ".join(quoted(sorted(each)) or "no layer" for each in calls)
     return f"different layers drive this one object in different calls: {sets}"
