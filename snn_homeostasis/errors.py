@@ -2,7 +2,9 @@
 
 import sys
 import warnings
+from numbers import Real
 from pathlib import Path
+from typing import TypeGuard
 
 __all__ = [
     "ArgumentError",
@@ -17,6 +19,7 @@ __all__ = [
     "UnsupportedLayerError",
     "UnsupportedNeuronError",
     "WaitingGraphError",
+    "is_number",
     "require",
     "warn",
 ]
@@ -80,6 +83,11 @@ def require(
     if not condition:
         seen = show if show is not None else f"`{name} = {found!r}`"
         raise ArgumentError(f"`{name}` should {expected}. Found {seen}. {remedy}")
+
+
+def is_number(value: object) -> TypeGuard[float]:
+    """Whether a value is a real number, of Python or NumPy; True and False are none here."""
+    return isinstance(value, Real) and not isinstance(value, bool)
 
 
 def warn(message: str) -> None:

@@ -214,6 +214,8 @@ class Homeostasis(Registration, Reports, Calibrating, Rule, nn.Module):
             raise
         finally:
             vars(self)["_updates_next"] = False
+        if target is None:  # with a target of its own it may well be meant
+            self._note_step([unit for unit in select(self._units, cells) if unit.active])
 
     def follow(self, optimizer: torch.optim.Optimizer) -> Self:
         """Calls `step` after every step of ``optimizer``, which keeps this object alive.

@@ -96,6 +96,7 @@ def test_a_delay_that_an_optimizer_left_outside_comes_inside():
     assert layer.delay.tolist() == [[0.0, 4.5, 16.0], [16.0, 8.5, 2.5]]
 
 
+@pytest.mark.filterwarnings("ignore:`step` should be called once")
 def test_half_precision_keeps_small_changes_of_delays():
     layer, neuron, homeostasis = built(plasticity=0.01)
     layer.bfloat16()
@@ -105,6 +106,7 @@ def test_half_precision_keeps_small_changes_of_delays():
     torch.testing.assert_close(layer.delay.float(), torch.full((2, 3), 7.0), rtol=0, atol=0.05)
 
 
+@pytest.mark.filterwarnings("ignore:`step` should be called once")
 @pytest.mark.parametrize(("fires", "limit"), [(0.0, 0.0), (1.0, 16.0)])
 def test_a_row_stuck_at_a_limit_warns_once_by_name(fires, limit):
     layer, neuron, homeostasis = built(delay_init=abs(limit - 0.75))
@@ -122,6 +124,7 @@ def test_a_row_stuck_at_a_limit_warns_once_by_name(fires, limit):
     assert caught[0].filename == __file__
 
 
+@pytest.mark.filterwarnings("ignore:`step` should be called once")
 def test_one_stuck_row_warns_and_one_free_synapse_does_not():
     delays = torch.tensor([[0.0, 0.0, 1.0], [0.0, 0.0, 0.5]])
     layer, neuron, homeostasis = built(delay_init=delays)
@@ -235,6 +238,7 @@ class SynapticDelay(nn.Module):
         return sum(share * past for share, past in zip(shares, self.past, strict=True))
 
 
+@pytest.mark.filterwarnings("ignore:`step` should be called once")
 def test_a_cell_takes_a_synaptic_delay_as_its_delay():
     layer, delay, neuron = nn.Linear(3, 2), SynapticDelay(4, 3.75, channels=2, learn_delay=True), leaky()
     homeostasis = LinearHomeostasis(0.5, target=0.5, param="delay")

@@ -138,6 +138,7 @@ def test_an_interrupted_step_is_done_or_not_done(bounds, pending):
     assert done == {False, True}
 
 
+@pytest.mark.filterwarnings("ignore:`step` should be called once")
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
 def test_an_interrupted_step_keeps_value_and_residue_together(dtype):
     def prepared():

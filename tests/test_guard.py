@@ -211,12 +211,13 @@ def test_a_parameter_at_its_bound_is_no_runaway():
     assert (loop.value == 1.0).all()
 
 
+@pytest.mark.filterwarnings("ignore:`step` should be called once")
 def test_steps_on_one_observation_are_no_runaway():
     loop = slstm().regulate(0.01, "bias")
     loop.run(1)
     with torch.no_grad():
         for _ in range(1000):
-            loop.homeostasis.step()  # a warning is an error here
+            loop.homeostasis.step()  # any other warning is an error here
     assert loop.moved == pytest.approx(10.0, rel=0.02)
 
 
@@ -252,7 +253,7 @@ def test_a_frozen_cell_is_not_looked_at(freeze):
     loop.run(2)
     if freeze == "eval":
         loop.net.eval()
-        assert not loop.run(100)
+        assert all("eval mode" in message for message in loop.run(100))
     else:
         with loop.homeostasis.pause():
             assert not loop.run(100)

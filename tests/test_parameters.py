@@ -365,6 +365,7 @@ def test_what_comes_after_attach_is_regulated(name):
     torch.testing.assert_close(layer.weight.detach(), before + 0.25 * mask)
 
 
+@pytest.mark.filterwarnings("ignore:`step` should be called once")
 @pytest.mark.parametrize("name", GO)
 @pytest.mark.parametrize("stepped", [False, True], ids=["at once", "after a step"])
 def test_what_goes_after_attach_leaves_a_regulated_parameter(name, stepped):

@@ -80,6 +80,7 @@ def test_a_step_is_an_update_however_often_the_rule_has_run(calls):
         assert moved == pytest.approx(calls * falling(step, 0.25, 1))
 
 
+@pytest.mark.filterwarnings("ignore:`step` should be called once")
 def test_each_cell_counts_its_own_steps():
     a, b = CommandedCell(), CommandedCell()
     homeostasis = LinearHomeostasis(FallingPlasticity(0.25, half=1), 0.5, "bias")
@@ -94,6 +95,7 @@ def test_each_cell_counts_its_own_steps():
     assert b.bias == pytest.approx([0.25])
 
 
+@pytest.mark.filterwarnings("ignore:`step` should be called while the model")
 @pytest.mark.parametrize("frozen", ["model", "homeostasis"])
 def test_a_frozen_step_does_not_count(frozen):
     commanded, homeostasis = one_cell(plasticity=FallingPlasticity(0.25, half=1))
@@ -155,6 +157,7 @@ def test_what_waits_in_a_checkpoint_counts_once():
     assert other.bias == pytest.approx([0.25 + 0.125])
 
 
+@pytest.mark.filterwarnings("ignore:`step` should be called once")
 def test_a_new_plasticity_goes_on_with_the_count():
     commanded, homeostasis = one_cell(plasticity=0.5)
     commanded.fire(0)

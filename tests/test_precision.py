@@ -33,6 +33,7 @@ def test_rates_and_updates_are_right_under_autocast():
     torch.testing.assert_close(homeostasis.rates()["1"].double(), recount.rate)
 
 
+@pytest.mark.filterwarnings("ignore:`step` should be called once")
 @HALVES
 @pytest.mark.parametrize("start", [0.0, 0.5])
 def test_a_thousand_small_updates_add_up(dtype, start):
@@ -67,6 +68,7 @@ def test_rates_are_exact_after_many_steps(dtype, rate):
     torch.testing.assert_close(estimator.rate.double(), expected, rtol=tolerance, atol=1e-7)
 
 
+@pytest.mark.filterwarnings("ignore:`step` should be called once")
 @pytest.mark.parametrize(
     ("dtype", "limit", "sign"),
     pairwise([torch.bfloat16, torch.float16], [0.1, 0.3, 0.625, 1 / 3], [1, -1]),
@@ -85,6 +87,7 @@ def test_a_clamp_never_ends_outside(dtype, limit, sign):
     assert net[0].weight.double().abs().min() >= limit * (1 - torch.finfo(dtype).eps)
 
 
+@pytest.mark.filterwarnings("ignore:`step` should be called once")
 def test_tied_layers_share_what_rounding_takes_away():
     net = nn.Sequential(nn.Linear(1, 1), leaky(), nn.Linear(1, 1), leaky()).to(torch.bfloat16)
     net[2].weight = net[0].weight

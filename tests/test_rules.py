@@ -350,6 +350,7 @@ def test_pruned_weights_stay_zero():
     assert torch.equal(built.layer.weight == 0, zeros)
 
 
+@pytest.mark.filterwarnings("ignore:`step` should be called once")
 @pytest.mark.parametrize("start", [0.0, 0.5])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 def test_half_precision_loses_no_update(dtype, start):
@@ -366,6 +367,7 @@ def test_half_precision_loses_no_update(dtype, start):
     assert weight.item() == pytest.approx(start + 0.1, abs=max(1e-3, torch.finfo(dtype).eps / 4))
 
 
+@pytest.mark.filterwarnings("ignore:`step` should be called once")
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 def test_half_precision_keeps_to_its_bounds(dtype):
     commanded = CommandedCell(dtype=dtype, value=0.5)

@@ -5,8 +5,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from ..errors import require
-from .numbers import is_number
+from ..errors import is_number, require
 
 __all__ = ["Band"]
 

@@ -4,10 +4,9 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ..errors import require
+from ..errors import is_number, require
 from ..layers import Connection
 from ..state import Code
-from .numbers import is_number
 
 __all__ = [
     "FALLING",

@@ -1,7 +1,8 @@
 """The cells of a homeostasis: they come, they go, and they are copied along with their model."""
 
+import weakref
 from abc import abstractmethod
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from types import MappingProxyType
 from typing import Any, ClassVar
@@ -12,6 +13,7 @@ from ..errors import require
 from ..following import Release, when_collected
 from ..state import CopiedAlong
 from .cell import Cell
+from .habits import Habits
 from .registry import count_layers, key_of, require_new, require_own_rate, select, set_bounds
 from .settings import Settings
 from .state import CHANGEABLE
@@ -19,6 +21,8 @@ from .targets import targets_of
 from .unit import Unit
 
 __all__ = ["Registration"]
+
+ALIVE: "weakref.WeakSet[Registration]" = weakref.WeakSet()
 
 
 class Registration(CopiedAlong):
@@ -36,6 +40,7 @@ class Registration(CopiedAlong):
         self.defaults = defaults
         self.registered = nn.ModuleDict()  # what a checkpoint holds of the units
         self._units: dict[str, Unit] = {}
+        self._habits = Habits()
         self._tie()
 
     @property
@@ -137,7 +142,15 @@ class Registration(CopiedAlong):
     def _admit(self, unit: Unit) -> None:
         """Prepares a new unit; raises ArgumentError for settings that cannot work here."""
 
+    def _note_step(self, stepped: Sequence[Unit]) -> None:
+        """Warns of habits that make a step do something else than it seems to."""
+        self._habits.watch_observations(stepped, self._units)
+        if self._habits.cells != len(self._units):
+            others = [each for each in ALIVE if type(each) is type(self) and each is not self]
+            self._habits.watch_others(self._units, (each.units for each in others if each._habits.cells))
+
     def _tie(self) -> None:
+        ALIVE.add(self)
         self._releases: dict[str, Release] = {}
         for unit in self._units.values():
             self._watch(unit)

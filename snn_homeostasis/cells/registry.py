@@ -28,7 +28,7 @@ def select(units: Mapping[str, Unit], cells: Iterable[str] | None) -> list[Unit]
     if cells is None:
         require(bool(units), "cells", "be registered", None, "Call `attach(model)` first.", show="no cell")
         return list(units.values())
-    names = [cells] if isinstance(cells, str) else list(cells)
+    names = [cells] if isinstance(cells, str) or not isinstance(cells, Iterable) else list(cells)
     for name in names:
         known = ", ".join(map(repr, units)) or "none yet"
         require(name in units, "cells", f"name registered cells ({known})", name, "Check the spelling.")

@@ -9,10 +9,9 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from ..errors import require
+from ..errors import is_number, require
 from ..observe import RateEstimator, RecentRate
-from ..updates import UpdateBounds
-from .numbers import is_number
+from ..updates import UpdateBounds, check_bounds
 from .plasticity import FALLING, Plasticity, checked_plasticity
 from .targets import Target, check_target
 
@@ -61,6 +60,7 @@ class Settings:
         if self.batch_reduction is not None:
             check_reduction(self.batch_reduction)
         check_dt(self.dt)
+        check_bounds(self.bounds)
         is_factory = callable(self.rate) and not isinstance(self.rate, RateEstimator)
         remedy = "Pass the class, or `functools.partial(ExponentialRate, tau=200)`."
         require(is_factory, "rate", "be a factory, called once per cell", self.rate, remedy)

@@ -6,11 +6,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from ..errors import ArgumentError
+from ..errors import ArgumentError, is_number
 from ..state import Code, TensorState
 from ..updates import Finish
 from .cell import Cell
-from .numbers import is_number
 from .plasticity import PLASTICITY_CODE, FallingPlasticity, Plasticity, checked_plasticity, natural_start
 from .settings import MEANS, PARAMS, SUMS, BatchReduction, Settings, check_dt, check_reduction, checked_param
 from .targets import TARGET_CODE, Target, check_target

@@ -8,11 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..errors import ArgumentError, require
+from ..errors import ArgumentError, is_number, require
 from ..state import Code
 from ..updates import broadcasts
 from .band import Band
-from .numbers import is_number
 
 __all__ = [
     "TARGET_CODE",

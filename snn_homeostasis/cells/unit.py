@@ -1,5 +1,7 @@
 """A registered cell, with all that a rule keeps for it."""
 
+import weakref
+from collections.abc import Callable
 from contextlib import suppress
 
 import torch
@@ -17,6 +19,8 @@ from .targets import Rate, Target, draw_target, exceeds, fit_target
 
 __all__ = ["Unit"]
 
+Memory = Callable[[], Tensor | None]  # a weak reference
+
 
 class Unit:
     """A registered cell with its settings (``state``), its estimator (``rate``) and its slots by kind."""
@@ -27,12 +31,18 @@ class Unit:
         self.state = CellState(name, cell, settings)
         self.rate: RateEstimator = settings.rate()
         self.guard = Guard(name, cell, self.state)
+        self._answered: tuple[Memory, Memory] = (_nothing, _nothing)  # spikes and total of the last step
         self._warn()
 
     @property
     def active(self) -> bool:
         """Whether neither the model nor the homeostasis is in eval mode."""
         return self.rate.training and self.hook.module.training
+
+    @property
+    def regulated(self) -> tuple[int, int, str]:
+        """What this unit regulates: the layer and the neuron, by identity, and the param."""
+        return id(self.connection.layer), id(self.hook.module), self.state.param
 
     @property
     def pending(self) -> bool:
@@ -75,6 +85,14 @@ class Unit:
         self.guard.clear()
         for slot in self.slots.values():
             slot.drop(self.rate, None)
+
+    def is_news(self) -> bool:
+        """Whether there is something to answer that was not there when this was asked the last time."""
+        spikes, total = self.hook.observed, self.rate.total  # an estimate that was loaded has another total
+        if spikes is None or total is None or self._pauses:
+            return True
+        (old_spikes, old_total), self._answered = self._answered, (weakref.ref(spikes), weakref.ref(total))
+        return old_spikes() is not spikes or old_total() is not total
 
     def listen(self) -> None:
         """Starts the observation."""
@@ -249,3 +267,7 @@ class Unit:
                 f"{type(norm).__name__} cancels most of what the weight rule does in cell {self.name!r}: "
                 f"take param='bias'{'' if has_bias else first}."
             )
+
+
+def _nothing() -> None:
+    """Remembers nothing."""

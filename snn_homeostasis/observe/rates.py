@@ -1,12 +1,13 @@
 """Estimators of the firing rate: spikes per time step, for each sample and neuron."""
 
 import math
+from numbers import Integral
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..errors import require
+from ..errors import is_number, require
 from .estimator import RateEstimator, resized_to_batch
 
 __all__ = ["CumulativeRate", "ExponentialRate", "RecentRate", "WindowedRate"]
@@ -144,7 +145,7 @@ class ExponentialRate(RateEstimator):
     """
 
     def __init__(self, tau: float) -> None:
-        is_finite = isinstance(tau, int | float) and tau > 0 and math.isfinite(tau)
+        is_finite = is_number(tau) and tau > 0 and math.isfinite(tau)
         require(is_finite, "tau", "be > 0 and finite, in steps", tau, TEN_SPIKES)
         super().__init__()
         self.tau = float(tau)
@@ -192,10 +193,10 @@ class WindowedRate(RateEstimator):
     state = (*RateEstimator.state, "past", "position")
 
     def __init__(self, steps: int) -> None:
-        is_count = isinstance(steps, int) and not isinstance(steps, bool) and steps > 0
+        is_count = is_number(steps) and isinstance(steps, Integral) and steps > 0
         require(is_count, "steps", "be an integer > 0", steps, TEN_SPIKES)
         super().__init__()
-        self.window = steps
+        self.window = int(steps)
 
     def reset(self) -> None:
         super().reset()

@@ -1,6 +1,15 @@
 """Updates: slots collect parts, bounds turn them into a change, the change goes into the parameter."""
 
-from .bounds import HALVES, Bounds, ClampBounds, PowerBounds, SharpBounds, UpdateBounds, is_built_in
+from .bounds import (
+    HALVES,
+    Bounds,
+    ClampBounds,
+    PowerBounds,
+    SharpBounds,
+    UpdateBounds,
+    check_bounds,
+    is_built_in,
+)
 from .changes import Change, apply_changes, changes_of, common_bounds
 from .finish import Finish
 from .finite import require_finite
@@ -25,6 +34,7 @@ __all__ = [
     "apply_changes",
     "broadcasts",
     "changes_of",
+    "check_bounds",
     "common_bounds",
     "is_built_in",
     "is_needed_by",

@@ -9,13 +9,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from numbers import Real
 from typing import Protocol, TypeGuard
 
 import torch
 from torch import Tensor, split
 
-from ..errors import require
+from ..errors import is_number, require
 from ..layers import is_distributed
 from ..state import Code
 
@@ -28,6 +27,7 @@ __all__ = [
     "PowerBounds",
     "SharpBounds",
     "UpdateBounds",
+    "check_bounds",
     "is_built_in",
 ]
 
@@ -71,7 +71,7 @@ class Bounds(ABC):
     def __post_init__(self) -> None:
         limits = [limit for limit in (self.min, self.max) if limit is not None]
         found = f"`min = {self.min}, max = {self.max}`"
-        named = bool(limits) and all(isinstance(each, Real) and math.isfinite(each) for each in limits)
+        named = bool(limits) and all(is_number(each) and math.isfinite(each) for each in limits)
         remedy = "Pass `min=`, `max=` or both; None leaves a side without a limit."
         require(named, "min, max", "name at least one limit, a finite number", None, remedy, show=found)
         ordered = len(limits) < 2 or limits[0] < limits[1]
@@ -125,7 +125,7 @@ class PowerBounds(Bounds):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        positive = len(self._powers) == 2 and all(mu > 0 and math.isfinite(mu) for mu in self._powers)
+        positive = len(self._powers) == 2 and all(is_number(mu) and 0 < mu < math.inf for mu in self._powers)
         remedy = "For a step function at the limit take `SharpBounds`."
         require(positive, "power", "be > 0, or a pair of such numbers", self.power, remedy)
         upper, lower = self._powers  # a pair of equal powers is that power: the same bounds compare equal
@@ -217,6 +217,13 @@ class ClampBounds(Bounds):
 
 
 BUILT_IN = (PowerBounds, SharpBounds, ClampBounds)
+
+
+def check_bounds(bounds: object) -> None:
+    """Raises ArgumentError for what is no formula; a class is none."""
+    works = bounds is None or (callable(bounds) and not isinstance(bounds, type))
+    remedy = "Take for example `ClampBounds(-1.0, 1.0)`."
+    require(works, "bounds", "be None or a callable (param, pos, neg) -> delta", bounds, remedy)
 
 
 def is_built_in(bounds: UpdateBounds | None) -> TypeGuard[Bounds]:

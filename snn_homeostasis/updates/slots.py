@@ -9,7 +9,7 @@ from torch import Tensor
 from ..errors import require
 from ..layers import ParameterReference, is_sharded
 from ..state import TensorState
-from .bounds import BOUNDS_CODE, UpdateBounds
+from .bounds import BOUNDS_CODE, UpdateBounds, check_bounds
 from .finish import Finish
 
 __all__ = ["Contribution", "Slot", "Waiting", "broadcasts"]
@@ -69,13 +69,7 @@ class Slot(TensorState):
     def __setattr__(self, name: str, value: Any) -> None:
         # in place of a property, whose getter every step would call several times for each cell
         if name == "bounds":
-            require(
-                value is None or callable(value),
-                "bounds",
-                "be None or a callable (param, pos, neg) -> delta",
-                value,
-                "Take for example `ClampBounds(-1.0, 1.0)`.",
-            )
+            check_bounds(value)
         super().__setattr__(name, value)
 
     @property
