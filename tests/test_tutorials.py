@@ -13,7 +13,7 @@ FOLDER = Path(__file__).parent.parent / "tutorials"
 # what the table of each tutorial has to say
 SAYS = {
     "00_quickstart": "calibrated and regulated",
-    "01_rescue_a_silent_network": "calibrated, rule on",
+    "01_rescue_a_silent_network": "calibrated and two lines",
     "02_attach_to_your_model": "bias, bounded",
     "03_homeostasis_with_stdp": "neurons used",
     "04_delays": "volleys, too many",
