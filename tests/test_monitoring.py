@@ -10,6 +10,7 @@ from torch import nn
 
 from snn_homeostasis import (
     ArgumentError,
+    Band,
     Cell,
     HomeostasisError,
     LinearHomeostasis,
@@ -289,6 +290,19 @@ def test_plots_show_rates_targets_and_shares():
         assert list(line.get_ydata()) == [100 * value for value in columns[f"1/{share}"]]
     (axes,) = plot_summary(homeostasis).axes
     assert sum(bar.get_height() for bar in axes.patches) == 8
+
+
+def test_plots_draw_the_edges_of_bands_and_know_hz():
+    pytest.importorskip("matplotlib").use("agg")
+    net, inputs, _ = dense()
+    homeostasis = LinearHomeostasis(0.1, Band(20.0, 40.0), "bias", dt=1e-3).attach(net)
+    history = RateHistory(homeostasis)
+    rounds(homeostasis, net, inputs, 2)
+    rates = plot_rates(history).axes[0]
+    assert rates.get_ylabel() == "rate [Hz]"
+    assert [line.get_ydata()[0] for line in rates.get_lines()[1:]] == [20.0, 40.0]
+    (axes,) = plot_summary(homeostasis).axes
+    assert [line.get_xdata()[0] for line in axes.get_lines()] == [20.0, 40.0]
 
 
 def test_plots_name_the_missing_extra(monkeypatch):

@@ -3,6 +3,7 @@
 from math import ceil
 from typing import TYPE_CHECKING, Any
 
+from ..cells import Band
 from ..errors import HomeostasisError, require
 from .history import RateHistory
 from .reports import Reports
@@ -14,10 +15,9 @@ __all__ = ["plot_rates", "plot_summary"]
 
 # they differ in lightness and in form, so that they differ in grey, too
 COLOURS = ("#000000", "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
-PANELS = (
-    ("rate", "rate [spikes per step]", 1.0),
-    ("silent", "silent [%]", 100.0),
-    ("saturated", "saturated [%]", 100.0),
+SHARES = (
+    ("silent", "silent [%]"),
+    ("saturated", "saturated [%]"),
 )
 FORMS = ("-", (0, (6, 2)), (0, (1, 1.5)), (0, (6, 2, 1, 2)))
 
@@ -25,7 +25,7 @@ FORMS = ("-", (0, (6, 2)), (0, (1, 1.5)), (0, (6, 2, 1, 2)))
 def plot_rates(history: RateHistory) -> "Figure":
     """Draws the rate of each cell over the steps, and below it the silent and the saturated neurons.
 
-    Grey lines are the targets. Needs matplotlib, the extra ``plots``.
+    Grey lines are the targets, or the edges of bands. Needs matplotlib, the extra ``plots``.
 
     Raises:
         HomeostasisError: without matplotlib.
@@ -47,9 +47,11 @@ def plot_rates(history: RateHistory) -> "Figure":
     pyplot = _pyplot()
     figure: Figure
     figure, axes = pyplot.subplots(
-        len(PANELS), sharex=True, figsize=(8, 7), height_ratios=(3, 1.4, 1.4), layout="constrained"
+        1 + len(SHARES), sharex=True, figsize=(8, 7), height_ratios=(3, 1.4, 1.4), layout="constrained"
     )
-    for panel, (metric, label, scale) in zip(axes, PANELS, strict=True):
+    panels = [("rate", _rate_in(history.homeostasis)), *SHARES]
+    for panel, (metric, label) in zip(axes, panels, strict=True):
+        scale = 1.0 if metric == "rate" else 100.0
         for i, name in enumerate(names):
             values = [scale * value for value in columns[f"{name}/{metric}"]]
             form = {"color": COLOURS[i % len(COLOURS)], "linestyle": FORMS[i % len(FORMS)]}
@@ -67,7 +69,7 @@ def plot_rates(history: RateHistory) -> "Figure":
 
 
 def plot_summary(homeostasis: Reports) -> "Figure":
-    """Draws a histogram of the rates of all neurons for each cell; vertical lines are the targets.
+    """Draws a histogram of the rates of all neurons for each cell; vertical lines are the targets, or the edges of bands.
 
     Needs matplotlib, the extra ``plots``.
 
@@ -91,14 +93,20 @@ def plot_summary(homeostasis: Reports) -> "Figure":
         axes.hist(rate.flatten().cpu().numpy(), bins=40, range=(0, edge), color="0.6", edgecolor="0.3")
         for target in _targets(homeostasis, [name]):
             axes.axvline(target, color="#d55e00", linestyle="--")
-        axes.set(title=name, xlabel="rate [spikes per step]", ylabel="neurons", xlim=(0, edge))
+        axes.set(title=name, xlabel=_rate_in(homeostasis), ylabel="neurons", xlim=(0, edge))
     return figure
 
 
 def _targets(homeostasis: Reports, names: list[str]) -> list[float]:
-    """Returns the numbers among the targets of some cells, each once."""
+    """Returns the numbers among the targets of some cells, and the edges of bands, each once."""
     targets = (homeostasis.units[name].state.target for name in names)
-    return sorted({target for target in targets if isinstance(target, float)})
+    edges = ((target.low, target.high) if isinstance(target, Band) else (target,) for target in targets)
+    return sorted({edge for each in edges for edge in each if isinstance(edge, float)})
+
+
+def _rate_in(homeostasis: Reports) -> str:
+    is_in_hz = any(unit.state.dt is not None for unit in homeostasis.units.values())
+    return f"rate [{'Hz' if is_in_hz else 'spikes per step'}]"
 
 
 def _pyplot() -> Any:

@@ -45,7 +45,7 @@ def _row(unit: Unit, activity: Activity | None) -> tuple[str, ...]:
         _target_in_words(state.target),
         *_activity_in_words(activity),
         f"{state.step_size:.3g}",
-        str(unit.rate.steps),
+        str(state.steps),
     )
 
 
