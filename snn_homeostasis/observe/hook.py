@@ -8,14 +8,14 @@ from typing import Any, NoReturn, Protocol
 import torch
 from torch import Tensor, nn
 from torch._C import _current_graph_task_id as current_graph_task_id  # no public way to see a recompute
-from torch._C._functorch import is_batchedtensor  # no public way to see `torch.vmap`
 from torch.autograd.graph import Node
-from torch.compiler import is_compiling, is_dynamo_compiling
+from torch.compiler import is_dynamo_compiling
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.hooks import RemovableHandle
 
 from ..errors import ArgumentError, NoSpikesError
 from .neurons import fires_ones, membrane_of, spikes_of, spikes_of_step
+from .transforms import is_fake, is_plain_call, number_of_modes, peek_interpreter_stack, tracing_state
 
 __all__ = ["SpikeHook", "SpikeListener"]
 
@@ -161,31 +161,29 @@ class SpikeHook:
         if self._is_idle():
             self.frozen = False
             return
+        if (number_of_modes() or tracing_state() or peek_interpreter_stack()) and not is_plain_call():
+            return
         # `_active_ddp_module` is the only trace of a wrapper around a model that was attached before
         wrapper = DistributedDataParallel._active_ddp_module
         if wrapper is not None and (self._wrapper is None or self._wrapper() is not wrapper):
             self.group, self._wrapper = self.find_group(wrapper), weakref.ref(wrapper)
         raw = output
         if self._read is not spikes_of_step or type(output) is not Tensor:
-            if is_compiling():
-                return  # an export is not observed
             read = self._read(module, output)
             if not isinstance(read, tuple):
                 self._observe_sequence(module, _first(args, kwargs), read, output)
                 return
             (raw,) = read
+            if type(raw) is not Tensor and is_fake(raw):
+                return
         spikes = raw.detach() if raw.requires_grad else raw
         if spikes.shape != self._shape and not self._accepts(spikes):
             return
         if not self._is_binary():
             spikes = spikes != 0
-        try:
-            for listener in self._listeners:
-                if listener.training:
-                    listener.update_step(spikes)
-        except RuntimeError:
-            _refuse_batched(spikes)
-            raise
+        for listener in self._listeners:
+            if listener.training:
+                listener.update_step(spikes)
         self._last = spikes
         # `_buffers` in place of `module.mem`, which takes longer than all of the above
         self._membrane = membrane = module._buffers.get("mem")
@@ -196,7 +194,7 @@ class SpikeHook:
 
     def _observe_sequence(self, module: nn.Module, inputs: Any, raw: Tensor, output: Any) -> None:
         spikes = raw.detach()
-        if len(spikes) == 0 or not self._accepts(spikes[0]):
+        if is_fake(spikes) or len(spikes) == 0 or not self._accepts(spikes[0]):
             return
         self._hand_on(spikes if self._is_binary() else spikes != 0)
         self._last = spikes[-1].clone()  # a view would keep the whole sequence
@@ -231,7 +229,6 @@ class SpikeHook:
 
     def _accepts(self, spikes: Tensor) -> bool:
         """Checks spikes ``[B, *N]`` of another shape; false if there are none of them."""
-        _refuse_batched(spikes)
         self.require_shape(spikes.shape)
         if spikes.numel() > 0:
             return True
@@ -309,11 +306,3 @@ def _refuse_replica(module: nn.Module) -> NoReturn:
         "shares its hooks, as DataParallel makes on each device. Use DistributedDataParallel, or "
         "`copy.deepcopy`."
     )
-
-
-def _refuse_batched(spikes: Tensor) -> None:
-    if is_batchedtensor(spikes):
-        raise ArgumentError(
-            "`model` should be called with its batch, [B, *N]. Found a call under `torch.vmap`, which hides "
-            "the samples from each other. Give it the whole batch, call `.eval()` or use `pause()`."
-        )

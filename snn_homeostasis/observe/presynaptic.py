@@ -4,16 +4,12 @@ from typing import Any
 
 from torch import Tensor, nn
 from torch._C import _current_graph_task_id as current_graph_task_id  # no public way to see a recompute
+from torch.compiler import is_dynamo_compiling
 from torch.utils.hooks import RemovableHandle
 
 from ..errors import ArgumentError, NoSpikesError
-from .hook import (
-    NOT_IN_BACKWARD,
-    SpikeListener,
-    _first,
-    _refuse_batched,
-    _Unobserved,
-)
+from .hook import NOT_IN_BACKWARD, SpikeListener, _first, _Unobserved
+from .transforms import is_fake, is_plain_call
 
 __all__ = ["PresynapticHook"]
 
@@ -61,15 +57,16 @@ class PresynapticHook:
     def __call__(self, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if not self.neuron.training or current_graph_task_id() != NOT_IN_BACKWARD:
             return  # frozen, or computed again by a checkpoint
+        if not is_dynamo_compiling() and not is_plain_call():
+            return
         inputs = _first(args, kwargs)
         if not isinstance(inputs, Tensor):
             raise ArgumentError(
                 f"`input` of {type(layer).__name__} should be a tensor where a rule observes it. Found "
                 f"{type(inputs).__name__}. Regulate the layer by a rule that needs only the rate."
             )
-        if inputs.numel() == 0:
+        if inputs.numel() == 0 or is_fake(inputs):
             return
-        _refuse_batched(inputs)
         self._last = spikes = inputs.detach() != 0
         self.calls += 1
         for listener in self._listeners:
