@@ -1,7 +1,7 @@
 """A short form of `python -m tests.fuzz`: random cases against plain loops."""
 
 import pytest
-from fuzz.cases import failure_of
+from fuzz.playing import failure_of
 
 
 @pytest.mark.parametrize("seed", range(40))

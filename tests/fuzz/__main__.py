@@ -12,7 +12,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # the modules that all tests share
 
-from fuzz.cases import failure_of
+from fuzz.playing import failure_of
 
 
 def main() -> int:

@@ -1,4 +1,4 @@
-"""The cases by number."""
+"""Plays a case by its number."""
 
 import traceback
 import warnings
