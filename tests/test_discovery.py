@@ -90,6 +90,12 @@ def test_finds_the_cells_of_a_sequential(name):
     assert find_cells(build()) == [FoundCell(*each) for each in expected]
 
 
+@pytest.mark.parametrize("example", [None, torch.rand(3, 2, 4)])
+def test_a_neuron_may_be_the_model(example):
+    assert find_cells(snn.LeakyParallel(4, 5), example) == [FoundCell("neuron", "rnn", "")]
+    assert find_cells(snn.LinearLeaky(0.9, 4, 5), example) == [FoundCell("neuron", "linear", "")]
+
+
 UNKNOWN = {
     "own code": (OwnCode, ["`lif1` (Leaky): the model's own code calls it", "`lif2` (Leaky)"]),
     "nothing in front": (lambda: nn.Sequential(leaky()), ["`0` (Leaky): no layer precedes it"]),

@@ -9,7 +9,7 @@ from torch import nn
 from ..cells import Cell
 from ..errors import HomeostasisError, require, warn
 from .finding import FoundCell
-from .links import Place, canonical_paths, join, plain, quoted
+from .links import Place, canonical_paths, is_within, join, plain, quoted
 
 __all__ = ["build_cells", "warn_about"]
 
@@ -117,7 +117,7 @@ def _once_per_layer(model: nn.Module, found: Sequence[FoundCell]) -> list[FoundC
 
 def _is_inside(found: FoundCell) -> bool:
     """Whether the neuron carries the layer."""
-    return found.layer.startswith(f"{found.neuron}.")
+    return is_within(found.layer, found.neuron)
 
 
 def _warn_about_several_layers(found: Iterable[FoundCell]) -> None:

@@ -67,16 +67,14 @@ def _of_reused_neurons(links: list[Link], modules: dict[str, nn.Module]) -> list
     places: dict[nn.Module, list[str]] = {}
     for path in dict.fromkeys(link.neuron for link in links):
         places.setdefault(modules[path], []).append(path)
-    reused = {
-        path: replace(Link(paths[0]), reuse=f"one neuron object is used in several places: {quoted(paths)}")
-        for paths in places.values()
-        if len(paths) > 1
-        for path in paths
-    }
-    return [
-        replace(link, neuron=known.neuron, reuse=known.reuse) if (known := reused.get(link.neuron)) else link
-        for link in links
-    ]
+    result = []
+    for link in links:
+        paths = places[modules[link.neuron]]
+        if len(paths) > 1:
+            reuse = f"one neuron object is used in several places: {quoted(paths)}"
+            link = replace(link, neuron=paths[0], reuse=reuse)
+        result.append(link)
+    return result
 
 
 def _chains(module: nn.Module, path: str) -> Iterator[tuple[list[tuple[str, nn.Module]], Link]]:

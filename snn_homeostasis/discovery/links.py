@@ -14,7 +14,7 @@ from .effects import Effect
 
 __all__ = [
     "Choice", "Link", "Pairs", "Place", "apply_choices", "canonical_paths", "describe", "inner_links",
-    "join", "norm_inside", "plain", "quoted",
+    "is_within", "join", "norm_inside", "plain", "quoted",
 ]  # fmt: skip
 
 Place = str | nn.Module
@@ -127,6 +127,11 @@ def _marked(links: Sequence[Link]) -> list[Link]:
 def join(path: str, name: str) -> str:
     """The path of a child; the empty path is the model itself."""
     return f"{path}.{name}" if path and name else path or name
+
+
+def is_within(path: str, outer: str) -> bool:
+    """Whether a module is a part of another one; the empty path is the model itself."""
+    return path != outer and (not outer or path.startswith(f"{outer}."))
 
 
 def plain(path: str, modules: Modules) -> str:

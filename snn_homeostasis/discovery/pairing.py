@@ -9,9 +9,11 @@ from ..errors import HomeostasisError
 from ..layers import connect, is_layer
 from ..observe import is_neuron
 from .chains import NORMS
-from .links import Link, Pairs, Place, canonical_paths, norm_inside, quoted
+from .links import Link, Pairs, Place, canonical_paths, is_within, norm_inside, quoted
 
 __all__ = ["paired"]
+
+SIZES = ("num_features", "num_channels", "normalized_shape")  # attributes of norms
 
 
 def paired(model: nn.Module, links: Sequence[Link], pairs: Pairs, is_traced: bool) -> list[Link]:
@@ -41,7 +43,7 @@ def _pair(
     if neuron not in modules or not is_neuron(modules[neuron]):
         yield Link(neuron, problem="no neuron of the model has this path")
         return
-    drivers = {link.layer for link in known if link.layer is not None}
+    taking_turns = {link.layer for link in known if link.reuse and link.layer is not None}
     for layer in layers:
         found = [link for link in known if link.layer == layer]
         if layer not in modules:
@@ -49,7 +51,7 @@ def _pair(
         elif found:
             for link in found:
                 problem = None if link.is_open else link.problem
-                reuse = None if drivers <= {*layers} else link.reuse
+                reuse = None if taking_turns <= {*layers} else link.reuse
                 yield replace(link, problem=problem, reuse=reuse, notes=(), is_verified=True, readout=None)
         else:
             problem = _contradiction(modules, neuron, layer, known, is_traced)
@@ -60,16 +62,15 @@ def _contradiction(
     modules: dict[str, nn.Module], neuron: str, layer: str, known: Sequence[Link], is_traced: bool
 ) -> str | None:
     """What speaks against a pair that was not found, or None."""
-    norms = [f"{neuron}.{name}" for name, each in modules[neuron].named_modules() if isinstance(each, NORMS)]
-    if layer.startswith(f"{neuron}."):
+    norms = [path for path, each in modules.items() if isinstance(each, NORMS) and is_within(path, neuron)]
+    if is_within(layer, neuron):
         return norm_inside(norms) if norms and layer not in norms else None
     closed = [link.problem for link in known if link.layer is None and not link.is_open]
     if closed:
         return closed[0]
     drivers = [link.layer for link in known if link.layer is not None]
-    outer = [path for path in drivers if not path.startswith(f"{neuron}.")]
-    if outer or (drivers and len(drivers) == len(known)):
-        return f"`{layer}` does not reach it; what does is {quoted(outer or drivers)}"
+    if drivers and len(drivers) == len(known):
+        return f"`{layer}` does not reach it; what does is {quoted(drivers)}"
     rivals = [] if is_traced else _norms_that_fit(modules, layer)
     if rivals:
         return (
@@ -95,9 +96,6 @@ def _norms_that_fit(modules: dict[str, nn.Module], layer: str) -> list[str]:
 def _sizes(norm: nn.Module) -> tuple[int, ...]:
     size = next(getattr(norm, name) for name in SIZES if hasattr(norm, name))
     return (size,) if isinstance(size, int) else tuple(size)
-
-
-SIZES = ("num_features", "num_channels", "normalized_shape")
 
 
 def _as_list(layers: Place | Sequence[Place]) -> list[Place]:

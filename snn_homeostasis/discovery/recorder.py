@@ -17,11 +17,13 @@ from ..delays import is_delay
 from ..layers import inner_layers, is_layer
 from ..observe import SpikeHook, is_neuron, spikes_of, threshold_without_reset
 from .chains import NORMS, keeps_channels
-from .links import join
+from .links import is_within, join
 from .provenance import Arrival, Key, Kind, Provenance, Source, is_whole, shares_memory, tensors_in
 from .results import Opaque, leaves
 
 __all__ = ["NeuronRecord", "Recorder"]
+
+OF_NEURONS = (Kind.SPIKES, Kind.MEMBRANE)  # a layer may read the membrane in place of the spikes
 
 
 @dataclass
@@ -83,7 +85,7 @@ class Recorder:
     def _hook_for(self, path: str, module: nn.Module) -> Any:
         if path in self.neurons:
             return self._after_neuron
-        around = next((neuron for neuron in self.neurons if path.startswith(f"{neuron}.")), None)
+        around = self._neuron_around(path)
         if around is not None and path in (join(around, name) for name in inner_layers(self.modules[around])):
             return None
         if isinstance(module, NORMS):
@@ -94,6 +96,9 @@ class Recorder:
             return self._after_layer
         is_on_the_way = around is None and "parametrizations" not in path.split(".")
         return self._after_other if is_on_the_way and not any(module.children()) else None
+
+    def _neuron_around(self, path: str) -> str | None:
+        return next((neuron for neuron in self.neurons if is_within(path, neuron)), None)
 
     def _after_layer(self, path: str, module: nn.Module, args: Any, kwargs: Any, output: Any) -> Any:
         self.called.add(path)
@@ -126,7 +131,7 @@ class Recorder:
         return [each for each in self._provenance.of([tensor]).values() if each.kind is Kind.LAYER]
 
     def _after_norm_inside(self, path: str, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
-        self.norms_inside[next(each for each in self.neurons if path.startswith(f"{each}."))].add(path)
+        self.norms_inside[self._neuron_around(path) or ""].add(path)
 
     def _after_neuron(self, path: str, module: nn.Module, args: Any, kwargs: Any, output: Any) -> Any:
         received = _input(module, args, kwargs)
@@ -166,7 +171,7 @@ class Recorder:
         record.returned = list(tensors_in(output))
 
     def _record_peak(self, path: str, module: nn.Module, output: Any, fired: Tensor) -> None:
-        kept = [tensor for tensor in (module._buffers.get("mem"),) if tensor is not None]
+        kept = getattr(module, "mem", None)
         states = [each for each in tensors_in((output, kept)) if not shares_memory(each, fired)]
         record = self.records[path]
         sizes = (each.detach().abs().max() for each in states if each.is_floating_point() and each.numel())
@@ -180,10 +185,7 @@ class Recorder:
         if self._is_running:
             self.is_blind |= not sources and any(bool(each.count_nonzero()) for each in tensors)
             for source in sources.values():
-                if source.kind in (
-                    Kind.SPIKES,
-                    Kind.MEMBRANE,
-                ):  # a layer that reads the membrane is driven too
+                if source.kind in OF_NEURONS:
                     self.used.add(source.path)
                     self.behind[path] |= {source.path, *self.behind[source.path]}
                 elif source.kind is Kind.LAYER:

@@ -16,7 +16,7 @@ from ..observe import all_neurons, is_neuron
 from .alignment import Alignment, align
 from .effects import Effect, effect_of_weight
 from .isolation import copied, eagerly, isolated
-from .links import Link, inner_links, norm_inside, quoted
+from .links import Link, inner_links, is_within, norm_inside, quoted
 from .provenance import Arrival, Key, Kind, Source
 from .readouts import UNUSED, out_of_reach
 from .recorder import NeuronRecord, Recorder
@@ -63,7 +63,7 @@ def _links(recorder: Recorder, path: str) -> list[Link]:
 
 def _problem(recorder: Recorder, path: str) -> str | None:
     """Why no layer in front of a neuron can be regulated, or None."""
-    unknown = {layer for layer in recorder.called if layer.startswith(f"{path}.")}
+    unknown = {layer for layer in recorder.called if is_within(layer, path)}
     if unknown:
         return f"it computes with {quoted(sorted(unknown))}, which is not a known layer of such a neuron"
     norms = recorder.norms_inside.get(path)
