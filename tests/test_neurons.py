@@ -224,6 +224,25 @@ def test_spikes_of_any_size_are_counted_once_each(own, factory):
     assert rate.rate.mean() > 0.1
 
 
+CHANGES = {
+    "surrogate": lambda neuron: setattr(neuron, "spike_grad", Half.apply),
+    "fire": lambda neuron: setattr(neuron, "fire", lambda mem: -1.0 * (mem > neuron.threshold)),
+    "factor in place": lambda neuron: neuron.graded_spikes_factor.fill_(2.5),
+    "factor replaced": lambda neuron: setattr(neuron, "graded_spikes_factor", torch.tensor(0.5)),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_what_changes_the_size_of_spikes_after_attach_is_noticed(change):
+    neuron = snn.Leaky(beta=0.9, reset_mechanism="none")
+    homeostasis = LinearHomeostasis(0.1, 0.1)
+    homeostasis.register_cell("cell", Cell(nn.Linear(2, 3), neuron))
+    neuron(torch.full((4, 3), 5.0))
+    CHANGES[change](neuron)
+    neuron(torch.full((4, 3), 5.0))
+    assert homeostasis.rates()["cell"].tolist() == [1.0, 1.0, 1.0]
+
+
 def test_keyword_input_is_observed():
     layer, neuron = nn.Linear(2, 3), snn.Leaky(beta=0.9, init_hidden=True)
     cell = Cell(layer, neuron)

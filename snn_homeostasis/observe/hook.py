@@ -62,7 +62,7 @@ class SpikeHook:
         self._is_traced = False
         self._handle: RemovableHandle | None = None
         self.forget()
-        self._look_at_factor()
+        self._look_at_size()
 
     @property
     def spike(self) -> Tensor:
@@ -243,15 +243,23 @@ class SpikeHook:
         return bool(self._listeners)
 
     def _is_binary(self) -> bool:
-        """Whether every spike is 1; waits for the device only after a change of the factor."""
+        """Whether every spike is 1; waits for the device only after a change of what decides it."""
         factor = self.module._buffers.get("graded_spikes_factor")  # `_buffers` for its speed, as above
-        if factor is not self._factor or (factor is not None and factor._version != self._factor_version):
-            self._look_at_factor()
+        own = self.module.__dict__
+        if (
+            factor is not self._factor
+            or (factor is not None and factor._version != self._factor_version)
+            or own.get("spike_grad") is not self._codes[0]
+            or own.get("fire") is not self._codes[1]
+        ):
+            self._look_at_size()
         return self._fires_ones
 
-    def _look_at_factor(self) -> None:
+    def _look_at_size(self) -> None:
         factor = getattr(self.module, "graded_spikes_factor", None)
         self._fires_ones = fires_ones(self.module)
+        own = self.module.__dict__
+        self._codes = own.get("spike_grad"), own.get("fire")
         self._factor = None if isinstance(factor, nn.Parameter) else factor
         # `_version` is the only sign of a change in place
         self._factor_version = -1 if self._factor is None else self._factor._version
