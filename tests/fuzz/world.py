@@ -35,8 +35,8 @@ class World:
         self.batch, self.is_paused = draw.randint(1, 4), False
         self.one_cell = draw.random() < 0.5  # for all parameters of a layer and a neuron
         for place, each in enumerate(self.subjects):
-            for number, module in enumerate(each.neurons):
-                module.register_forward_hook(self._recorder(each, number))
+            for module in each.neurons:
+                module.register_forward_hook(self._recorder(each))
             for shadow in shadows_of(draw, each):
                 self.shadows[f"{place}.{shadow.kind}.{shadow.number}"] = shadow
         self.homeostasis = self._registered()
@@ -51,17 +51,17 @@ class World:
             homeostasis.register_cell(name, cell, **shadow.overrides)
         return homeostasis
 
-    def _recorder(self, each: Subject, number: int) -> Callable[..., None]:
-        """A plain hook that shows the shadows of a neuron its spikes."""
+    def _recorder(self, each: Subject) -> Callable[..., None]:
+        """A plain hook that shows its spikes to the shadows of a neuron, which a copy may have taken over."""
 
         def record(module: Any, args: Any, output: Any) -> None:
             if self.is_paused or not (module.training and self.homeostasis.training):
                 return
             frames = each.spikes(output).double().cpu().numpy()
-            for shadow in self.shadows.values():
-                if shadow.module is module and frames.size:
-                    for frame in frames:
-                        shadow.estimate.observe(frame)
+            observed = [shadow.estimate for shadow in self.shadows.values() if shadow.module is module]
+            for frame in frames if frames.size else ():
+                for estimate in observed:
+                    estimate.observe(frame)
 
         return record
 
