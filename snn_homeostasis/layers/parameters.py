@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 from typing import NoReturn
 
-import torch
 from torch import Size, Tensor, nn
 from torch.nn.utils import parametrize
 
@@ -16,7 +15,6 @@ LEGACY = Problem(
     "is recomputed at each forward by a legacy weight_norm or spectral_norm",
     "Use torch.nn.utils.parametrizations.weight_norm instead.",
 )
-REAL = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 GONE = Problem("is no Parameter any more since it was registered", "Attach again.")
 
 
@@ -67,11 +65,10 @@ class ParameterReference:
 
     @property
     def values(self) -> Tensor | None:
-        """The values to look at, which changes no buffer; None if they are no dense real numbers."""
+        """The values to look at, which changes no buffer; None if they are no numbers that add up."""
         steps = self._parametrization
         value = self.tensor.detach() if steps is None else computed(steps)
-        is_dense = value.layout == torch.strided and not value.is_meta
-        return value if is_dense and value.dtype in REAL else None
+        return value if problem_of_tensor(value) is None else None
 
     @property
     def form(self) -> object:
