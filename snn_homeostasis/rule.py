@@ -60,7 +60,7 @@ class Rule(ABC):
             ``(pos, neg)``, each broadcasts with the parameter; ``neg`` as a clamp gives it.
         """
         drive = torch.as_tensor(self.drive(rate, target))
-        term = cell.connection.postsyn_receptive(drive).mean(-1) * state.strength
+        term = cell.connection.receptive(state.param, drive).mean(-1) * state.strength
         return _split(cell, state, term)
 
     def contribution(self, unit: Unit, target: Target | None, signed: bool) -> Contribution:

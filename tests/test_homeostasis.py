@@ -167,7 +167,7 @@ def test_a_missing_target_is_named_at_the_step():
         homeostasis.step()
 
 
-@pytest.mark.parametrize("param", ["threshold", "", None, 3])
+@pytest.mark.parametrize("param", ["speed", "", None, 3])
 def test_a_bad_param_is_refused(param):
     with pytest.raises(ArgumentError, match="`param` should be one of 'weight', 'bias', 'delay'"):
         LinearHomeostasis(0.1, 0.1, param)
@@ -509,7 +509,7 @@ def test_a_unit_gives_slots_rate_and_state():
     net, homeostasis = nested(rate=functools.partial(ExponentialRate, 5.0))
     unit = homeostasis.units["1.0.lif"]
     run(net)
-    assert list(unit.slots) == ["weight", "bias"]
+    assert list(unit.slots) == ["weight", "bias", "threshold"]
     assert unit.slots["weight"] is unit.slot is unit.cell.updater.weight
     torch.testing.assert_close(unit.rate.rate.mean(0), homeostasis.rates()["1.0.lif"])
     assert (unit.rate.tau, unit.rate.steps) == (5.0, 5)

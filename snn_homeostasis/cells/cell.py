@@ -9,8 +9,8 @@ from torch import nn
 
 from ..delays import delay_channels
 from ..errors import require
-from ..layers import connect_cell
-from ..observe import PresynapticHook, SpikeHook, SpikeListener, check_neuron
+from ..layers import add_threshold, connect_cell
+from ..observe import PresynapticHook, SpikeHook, SpikeListener, check_neuron, threshold_name
 from ..updates import Updater
 from .places import Places
 from .ports import Agreement, MonitorPort, require_port
@@ -65,6 +65,7 @@ class Cell:
         self.connection = connect_cell(layer, neuron, norm)
         if delay is not None:
             delay_channels(self.connection, delay)
+        add_threshold(self.connection, neuron, threshold_name(neuron))
         self.neuron = SpikeHook(neuron, self.connection.require_output)
         self.presynaptic = PresynapticHook(layer, neuron)
         self.updater = Updater(self.connection)

@@ -29,7 +29,7 @@ __all__ = [
 BatchReduction = Callable[[Tensor, int], Tensor]
 
 MEANS, SUMS = (torch.mean, Tensor.mean), (torch.sum, Tensor.sum)
-PARAMS = ("weight", "bias", "delay")
+PARAMS = ("weight", "bias", "delay", "threshold")
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ REMEDIES = {
     "weight": BUILD,
     "bias": BUILD,
     "delay": "Take a DelayedLinear or DelayedConv2d, or regulate the weight or the bias.",
+    "threshold": "Regulate the weight or the bias.",
 }
 
 # a checkpoint holds these by their place
@@ -97,8 +98,8 @@ class CellState(TensorState):
         self.require_offered(param)
         self._param = param
         self._natural = natural_start(self._cell.connection, param)
-        # a longer delay takes spikes apart
-        self._sign = -self._cell.sign if param == "delay" else self._cell.sign
+        # a longer delay takes spikes apart; a threshold acts behind the layer, whatever its sign
+        self._sign = {"delay": -self._cell.sign, "threshold": -1}.get(param, self._cell.sign)
 
     @property
     def batch_reduction(self) -> BatchReduction:
@@ -171,6 +172,7 @@ class CellState(TensorState):
         """Raises ArgumentError unless the cell has a parameter of a kind, and it can change."""
         connection = self._cell.connection
         owner = connection.layer if connection.norm is None else connection.norm
+        owner = self._cell.neuron.module if param == "threshold" else owner
         if param not in connection.references:
             raise ArgumentError(
                 f"`param` should be a parameter of the layer of cell {self._name!r}. Found `param = "

@@ -3,6 +3,7 @@
 import weakref
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -160,7 +161,7 @@ class Unit:
         The mean is taken over the positions that share a parameter, ``[B, ...]`` against the weight,
         and over the samples if these are wanted, ``[...]``. None if targets differ among them.
         """
-        total, view = self.counted(), self.connection.postsyn_receptive
+        total, view = self.counted(), partial(self.connection.receptive, self.state.param)
         if isinstance(target, Tensor):
             laid = view(target.expand(total.shape))
             if any(laid.shape[dim] > 1 and laid.stride(dim) for dim in ((0, -1) if samples else (-1,))):

@@ -10,6 +10,7 @@ from ..layers import (
     Connection,
     DenseConnection,
     InputView,
+    Limits,
     connect,
     input_view,
     is_layer,
@@ -21,6 +22,17 @@ from .layers import DelayedConv2d, DelayedLinear
 __all__ = ["delay_channels", "is_delay", "is_trainable_delay"]
 
 
+def delay_limits(longest: float) -> Limits:
+    """The range of delays, in steps."""
+    return Limits(
+        0.0,
+        longest,
+        "All delays of a neuron in {cell} are at a limit, and the rule pushes them on: they cannot bring its "
+        "rate to the target. Regulate the weight or the bias; or, if they are too short or too long for it, "
+        "build the layer with another `max_delay`.",
+    )
+
+
 class DelayedConnection(Connection):
     """The connection of a layer with a delay for each weight."""
 
@@ -29,7 +41,7 @@ class DelayedConnection(Connection):
 
     def __init__(self, layer: nn.Module, norm: nn.Module | None = None) -> None:
         super().__init__(layer, norm)
-        self.limits["delay"] = (0.0, self.layer.max_delay)
+        self.limits["delay"] = delay_limits(self.layer.max_delay)
 
 
 @connect.register(DelayedLinear)
@@ -83,4 +95,4 @@ def delay_channels(connection: Connection, delay: nn.Module) -> None:
     reference = refer(delay, "delay")
     assert reference is not None
     connection.references["delay"] = reference
-    connection.limits["delay"] = (0.0, float(longest))
+    connection.limits["delay"] = delay_limits(float(longest))

@@ -22,10 +22,10 @@ def build_cells(model: nn.Module, found: Sequence[FoundCell], param: str, frozen
     left_out: list[str] = []
     paths = canonical_paths(model)
     named = {paths.get(each) for each in frozen}
-    built = _build(model, found if param == "bias" else _once_per_layer(model, found))
+    built = _build(model, _distinct(model, found, param))
     for each, cell in built:
         reference = cell.connection.references.get(param)
-        if reference is not None and (each.neuron in named or reference.leaf.requires_grad):
+        if reference is not None and (each.neuron in named or not reference.is_frozen):
             offering.append((each, cell))
         elif not _is_inside(each):
             left_out.append(each.layer)
@@ -103,6 +103,16 @@ def _raise_all(errors: Sequence[HomeostasisError]) -> None:
     if errors:
         kind = type(errors[0]) if len(set(map(type, errors))) == 1 else HomeostasisError
         raise kind("\n".join(dict.fromkeys(map(str, errors))))
+
+
+def _distinct(model: nn.Module, found: Sequence[FoundCell], param: str) -> Sequence[FoundCell]:
+    """Leaves out cells that would regulate the same parameter of the same neuron once more."""
+    if param == "threshold":
+        first: dict[str, FoundCell] = {}
+        for each in found:
+            first.setdefault(each.neuron, replace(each, name=each.neuron or "neuron", sign=1))
+        return list(first.values())
+    return found if param == "bias" else _once_per_layer(model, found)
 
 
 def _once_per_layer(model: nn.Module, found: Sequence[FoundCell]) -> list[FoundCell]:

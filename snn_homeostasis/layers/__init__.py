@@ -3,10 +3,12 @@
 from .connection import Connection
 from .connections import ChannelConnection, DenseConnection, OneToOneConnection, connect, is_layer
 from .inner import connect_cell, inner_layers
+from .limits import Limits
 from .norms import has_bias_per_feature
 from .parameters import ParameterReference, refer
 from .presynaptic import InputView, input_view
 from .sharded import full, is_distributed, is_sharded, local, mesh_group, replicate_as
+from .thresholds import add_threshold
 from .upstream import register
 
 __all__ = [
@@ -14,8 +16,10 @@ __all__ = [
     "Connection",
     "DenseConnection",
     "InputView",
+    "Limits",
     "OneToOneConnection",
     "ParameterReference",
+    "add_threshold",
     "connect",
     "connect_cell",
     "full",

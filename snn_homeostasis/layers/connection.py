@@ -8,11 +8,12 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import ArgumentError, UnsupportedLayerError
+from .limits import Limits
 from .parameters import refer
 from .presynaptic import InputView, input_view
 from .sharded import is_sharded
 
-__all__ = ["Connection", "weight_shape"]
+__all__ = ["Connection", "laid_over", "weight_shape"]
 
 
 class Connection(ABC):
@@ -27,7 +28,7 @@ class Connection(ABC):
         gates: how many times the rows of the weight repeat the channels of the neuron, 1 by default.
 
     Attributes:
-        references: the parameters by kind: "weight", "bias", "delay".
+        references: the parameters by kind: "weight", "bias", "delay", "threshold".
         limits: the range that a parameter never leaves, whatever its bounds, by kind.
 
     >>> import torch
@@ -50,7 +51,7 @@ class Connection(ABC):
             owners["bias"] = (norm, "bias")
         references = {kind: refer(*owner) for kind, owner in owners.items()}
         self.references = {kind: ref for kind, ref in references.items() if ref is not None}
-        self.limits: dict[str, tuple[float, float]] = {}
+        self.limits: dict[str, Limits] = {}
         self._require_norm_fits()
 
     @property
@@ -67,6 +68,11 @@ class Connection(ABC):
     def delay(self) -> Tensor | None:
         """The delay, None if the layer has none."""
         return self._parameter("delay")
+
+    @property
+    def threshold(self) -> Tensor | None:
+        """The threshold of the neuron, None if it has none that can change."""
+        return self._parameter("threshold")
 
     @cached_property
     def features(self) -> int:
@@ -95,6 +101,21 @@ class Connection(ABC):
         if self.gates > 1:
             rows = rows.repeat(1, self.gates, 1)
         return rows.reshape(*rows.shape[:2], *self._trailing, rows.shape[2]) if self._trailing else rows
+
+    def receptive(self, param: str, x: Tensor) -> Tensor:
+        """Lays data ``[B, *N]`` out against a parameter by kind, ``[B, ..., L]``."""
+        if param != "threshold":
+            return self.postsyn_receptive(x)
+        shape = self.references["threshold"].shape
+        try:
+            # snntorch takes thresholds with a place for the batch, too
+            laid = laid_over(x, shape[1:] if len(shape) == x.ndim and shape[0] == 1 else shape)
+            return laid.reshape(len(x), *shape, -1)
+        except RuntimeError:
+            raise ArgumentError(
+                f"`threshold` should broadcast to the neurons, {list(x.shape[1:])}. Found shape "
+                f"{list(shape)}. Use size 1 where neurons share a threshold, as in (C, 1, 1)."
+            ) from None
 
     def presyn_receptive(self, x: Tensor) -> Tensor:
         """Lays data of the shape of the layer's input out against the weight.
@@ -125,7 +146,7 @@ class Connection(ABC):
 
     def shaped_for(self, param: str, k: Tensor) -> Tensor:
         """Reduced receptive data (without B and L) in the shape of a parameter by kind."""
-        if param == "weight" or (param == "delay" and len(self.references["delay"].shape) > 1):
+        if param in ("weight", "threshold") or (param == "delay" and len(self.references["delay"].shape) > 1):
             return k
         return self.like_bias(k)
 
@@ -174,3 +195,20 @@ def weight_shape(connection: Connection) -> torch.Size:
             "Parameter of that name. If it is a buffer, make it an nn.Parameter."
         )
     return connection.references["weight"].shape
+
+
+def laid_over(x: Tensor, shape: torch.Size) -> Tensor:
+    """Lays data ``[B, *N]`` over a shape that broadcasts with ``[*N]``: ``[B, *shape, L]``.
+
+    Raises:
+        RuntimeError: if it does not broadcast.
+    """
+    neurons = x.shape[1:]
+    padded = (1,) * (len(neurons) - len(shape)) + tuple(shape)
+    sizes = zip(padded, neurons, strict=False)
+    if len(padded) != len(neurons) or any(size not in (1, wanted) for size, wanted in sizes):
+        raise RuntimeError(f"{list(shape)} does not broadcast to the neurons, {list(neurons)}")
+    axes = range(1, x.ndim)
+    shared = [axis for axis in axes if padded[axis - 1] == 1]
+    rows = [axis for axis in axes if axis not in shared]
+    return x.permute(0, *rows, *shared).reshape(len(x), *shape, -1)

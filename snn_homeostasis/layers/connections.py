@@ -16,7 +16,7 @@ from snntorch._neurons import rleaky, rsynaptic  # their RecurrentOneToOne has n
 from torch import Tensor, nn
 
 from ..errors import UnsupportedLayerError
-from .connection import Connection, weight_shape
+from .connection import Connection, laid_over, weight_shape
 from .presynaptic import InputView
 
 __all__ = ["ChannelConnection", "Connection", "DenseConnection", "OneToOneConnection", "connect", "is_layer"]
@@ -76,25 +76,14 @@ class OneToOneConnection(Connection):
         return weight_shape(self).numel()
 
     def positions(self, x: Tensor) -> Tensor:
-        rows, shared = self._split(x)
-        return x.permute(0, *rows, *shared).reshape(len(x), self.features, -1)
+        return self.postsyn_receptive(x).reshape(len(x), self.features, -1)
 
     def postsyn_receptive(self, x: Tensor) -> Tensor:
-        return self.positions(x).reshape(len(x), *weight_shape(self), -1)
+        return laid_over(x, torch.Size(weight_shape(self)))
 
     @property
     def input_view(self) -> InputView:
         return self.postsyn_receptive
-
-    def _split(self, x: Tensor) -> tuple[list[int], list[int]]:
-        weight, neurons = weight_shape(self), x.shape[1:]
-        padded = (1,) * (len(neurons) - len(weight)) + weight
-        sizes = zip(padded, neurons, strict=False)
-        if len(padded) != len(neurons) or any(size not in (1, wanted) for size, wanted in sizes):
-            raise RuntimeError("weight does not broadcast to the neurons")
-        axes = range(1, x.ndim)
-        shared = [axis for axis in axes if padded[axis - 1] == 1]
-        return [axis for axis in axes if axis not in shared], shared
 
 
 class RecurrentOneToOneConnection(OneToOneConnection):

@@ -9,7 +9,7 @@ from torch.nn.utils import parametrize
 from ..errors import UnsupportedLayerError
 from .changeable import Problem, computed, problem_of_parametrization, problem_of_tensor
 
-__all__ = ["ParameterReference", "refer"]
+__all__ = ["ParameterReference", "StateReference", "refer"]
 
 LEGACY = Problem(
     "is recomputed at each forward by a legacy weight_norm or spectral_norm",
@@ -30,7 +30,7 @@ class ParameterReference:
     name: str
 
     @property
-    def plain(self) -> nn.Parameter | None:
+    def plain(self) -> Tensor | None:
         """The Parameter that changes in place; None if the module computes the value from others."""
         # `_parameters`: an attribute takes longer to read, and a parametrization would compute it
         held = self.module._parameters
@@ -105,6 +105,11 @@ class ParameterReference:
         return self.plain is not None or self._parametrization is not None or self._is_legacy
 
     @property
+    def is_frozen(self) -> bool:
+        """Whether the user has said that it should not change."""
+        return isinstance(self.leaf, nn.Parameter) and not self.leaf.requires_grad
+
+    @property
     def _parametrization(self) -> parametrize.ParametrizationList | None:
         if not parametrize.is_parametrized(self.module, self.name):
             return None
@@ -125,6 +130,15 @@ class ParameterReference:
 
     def __str__(self) -> str:
         return f"`{self.name}` of {type(self.module).__name__}"
+
+
+class StateReference(ParameterReference):
+    """A reference to a Parameter or, if it is not learned, to a buffer."""
+
+    @property
+    def plain(self) -> Tensor | None:
+        value = super().plain
+        return self.module._buffers.get(self.name) if value is None else value
 
 
 def refer(module: nn.Module, name: str) -> ParameterReference | None:

@@ -2,7 +2,15 @@
 
 from .estimator import RateEstimator
 from .hook import SpikeHook, SpikeListener
-from .neurons import all_neurons, check_neuron, is_neuron, one_step, spikes_of, threshold_without_reset
+from .neurons import (
+    all_neurons,
+    check_neuron,
+    is_neuron,
+    one_step,
+    spikes_of,
+    threshold_name,
+    threshold_without_reset,
+)
 from .presynaptic import PresynapticHook
 from .rates import CumulativeRate, ExponentialRate, RecentRate, WindowedRate
 
@@ -20,5 +28,6 @@ __all__ = [
     "is_neuron",
     "one_step",
     "spikes_of",
+    "threshold_name",
     "threshold_without_reset",
 ]

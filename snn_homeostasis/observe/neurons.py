@@ -25,6 +25,7 @@ __all__ = [
     "membrane_of",
     "one_step",
     "spikes_of",
+    "threshold_name",
     "threshold_without_reset",
 ]
 
@@ -115,6 +116,17 @@ def _(neuron: nn.Module, inputs: Tensor, output: Tensor) -> Tensor:
 
 def _zero_if_finite(sequence: Tensor) -> Tensor:
     return sequence.detach().sum(dtype=torch.float32).mul_(0)
+
+
+@singledispatch
+def threshold_name(neuron: nn.Module) -> str:
+    """Returns the name of the threshold of a neuron."""
+    return "threshold"
+
+
+@threshold_name.register
+def _(neuron: snn.DeltaLeaky) -> str:
+    return "delta_threshold"  # it has the other one, too, and does not use it
 
 
 @singledispatch

@@ -12,14 +12,14 @@ __all__ = ["LinearHomeostasis"]
 
 
 class LinearHomeostasis(Homeostasis):
-    r"""Holds firing rates at a target by shifting weights, biases or delays.
+    r"""Holds firing rates at a target by shifting weights, biases, delays or thresholds.
 
     .. math:: v \leftarrow v + \lambda \frac{r^* - r}{r^*}
 
     with v the parameter, λ the plasticity, r* the target and r the observed rate. The term is
     averaged over the positions that share a parameter, split into its positive and negative part,
-    and each part is reduced over the batch. For delays the sign of λ is reversed: a shorter delay
-    brings spikes together.
+    and each part is reduced over the batch. For delays and thresholds the sign of λ is reversed: a
+    shorter delay brings spikes together, and a neuron with a lower threshold fires more.
 
     This is the rule of the `inferno` library (``inferno.learn.LinearHomeostasis``) with its faults
     mended, after the synaptic scaling of Turrigiano et al. (1998).
@@ -30,7 +30,7 @@ class LinearHomeostasis(Homeostasis):
         target: r* in spikes per step, > 0: a number, a tensor that broadcasts to ``[B, *N]``, a `Band`,
             or a function ``fn(shape) -> tensor`` that draws one for each neuron of ``[*N]``. None if
             each cell or each call names its own.
-        param: ``"weight"``, ``"bias"`` or ``"delay"``, any case.
+        param: ``"weight"``, ``"bias"``, ``"delay"`` or ``"threshold"``, any case.
         batch_reduction: ``fn(tensor, dim)``, `torch.mean` by default.
         rate: is called once per cell and returns its `RateEstimator`, by default a `RecentRate`.
         bounds: of the regulated parameter: `PowerBounds`, `SharpBounds`, `ClampBounds`, or any

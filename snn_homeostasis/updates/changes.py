@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from ..errors import ArgumentError, HomeostasisError, require, warn
-from ..layers import ParameterReference, full, is_distributed, is_sharded, local, replicate_as
+from ..layers import Limits, ParameterReference, full, is_distributed, is_sharded, local, replicate_as
 from .bounds import HALVES, Operation, UpdateBounds, is_built_in
 from .slots import Contribution, Slot, broadcasts
 
@@ -98,11 +98,9 @@ def apply_changes(changes: Sequence[Change], name_of: Callable[[Slot], str]) -> 
     for change in stuck:
         for slot in change.slots:
             slot.warned_stuck = True
-        warn(
-            f"All delays of a neuron in {name_of(change.slots[0])} are at a limit, and the rule pushes "
-            "them on: they cannot bring its rate to the target. Regulate the weight or the bias; or, if "
-            "they are too short or too long for it, build the layer with another `max_delay`."
-        )
+        first = change.slots[0]
+        if first.limits is not None:
+            warn(first.limits.stuck.format(cell=name_of(first)))
 
 
 def common_bounds(owner: ParameterReference, *bounds: UpdateBounds | None) -> UpdateBounds | None:
@@ -131,13 +129,13 @@ def _change_of(leaf: Tensor, slots: Sequence[Slot], tied: Sequence[Slot]) -> Cha
         pos, neg = replicate_as(pos, leaf), None if neg is None else replicate_as(neg, leaf)
     is_stuck = None
     if slot.limits is not None and not slot.warned_stuck:
-        is_stuck = partial(_is_stuck, leaf, pos, neg, *slot.limits)
+        is_stuck = partial(_is_stuck, leaf, pos, neg, slot.limits)
     if leaf.dtype in HALVES or slot.reference.plain is None:
         outcome, operations, residue = _replacement(slots, tied, bounds, pos, neg)
     else:
         (outcome, operations), residue = _operations(slot, bounds, leaf, pos, neg), None
         if slot.limits is not None:
-            operations.append(partial(leaf.clamp_, *slot.limits))
+            operations.append(partial(slot.limits.clamp_, leaf))
     return Change(slots, leaf, local(outcome), operations, residue, tied, is_stuck)
 
 
@@ -183,7 +181,7 @@ def _replacement(
     for operation in _operations(slot, bounds, exact, pos, neg)[1]:
         operation()
     if slot.limits is not None:
-        exact.clamp_(*slot.limits)
+        slot.limits.clamp_(exact)
     rounded, residue = exact.to(value.dtype), None
     if value.dtype in HALVES:
         if is_built_in(bounds):  # rounding may lead past a limit
@@ -237,7 +235,8 @@ def _require_same_sharding(slots: Iterable[Slot], now: bool) -> None:
         )
 
 
-def _is_stuck(value: Tensor, pos: Tensor, neg: Tensor | None, lower: float, upper: float) -> bool:
+def _is_stuck(value: Tensor, pos: Tensor, neg: Tensor | None, limits: Limits) -> bool:
     push = pos if neg is None else pos - neg
-    against = torch.where(push > 0, value >= upper, (value <= lower) & (push < 0))
-    return bool(full(against).reshape(len(value), -1).all(1).any())
+    against = torch.where(push > 0, value >= limits.high, (value <= limits.low) & (push < 0))
+    rows = full(against)
+    return bool(rows.reshape(len(rows) if rows.ndim else 1, -1).all(1).any())

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from ..errors import require
-from ..layers import ParameterReference, is_sharded
+from ..layers import Limits, ParameterReference, is_sharded
 from ..state import TensorState
 from .bounds import BOUNDS_CODE, UpdateBounds, check_bounds
 from .finish import Finish
@@ -54,7 +54,7 @@ class Slot(TensorState):
     counters = ("pending_samples", "pending_sum")
     codes: ClassVar = {"bounds": BOUNDS_CODE}
 
-    def __init__(self, reference: ParameterReference, limits: tuple[float, float] | None = None) -> None:
+    def __init__(self, reference: ParameterReference, limits: Limits | None = None) -> None:
         super().__init__()
         self.reference, self.limits = reference, limits
         self.samples: Callable[[], int] = lambda: 1

@@ -63,15 +63,16 @@ class Updater:
             slot.bounds = None
 
     def slot(self, kind: str) -> Slot:
-        """Returns the slot of ``"weight"``, ``"bias"`` or ``"delay"``, if the layer has it."""
+        """Returns the slot of "weight", "bias", "delay" or "threshold", if the cell has it."""
         self._require_open()
         if kind not in self.slots:
-            raise AttributeError(f"the layer has no {kind}; its slots are {', '.join(self.slots) or 'none'}")
+            raise AttributeError(f"the cell has no {kind}; its slots are {', '.join(self.slots) or 'none'}")
         return self.slots[kind]
 
     weight = _slot_property("weight")
     bias = _slot_property("bias")
     delay = _slot_property("delay")
+    threshold = _slot_property("threshold")
 
     def _require_alone(self) -> None:
         if any(slot.shared for slot in self.slots.values()):
