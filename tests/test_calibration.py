@@ -9,7 +9,7 @@ import snntorch as snn
 import torch
 from nets import Recount, hooks_of, leaky, snapshot, unchanged
 from sklearn.datasets import load_digits
-from snntorch import utils
+from snntorch import surrogate, utils
 from torch import Tensor, nn
 
 from snn_homeostasis import ArgumentError, ClampBounds, LinearHomeostasis
@@ -291,3 +291,42 @@ def test_arguments_that_cannot_work_are_named(arguments, match):
     net = nn.Sequential(nn.Linear(6, 5), leaky())
     with pytest.raises(ArgumentError, match=match):
         attached(net).calibrate(**{"inputs": torch.rand(4, 6), **arguments})
+
+
+def fast_sigmoid(slope: float = 25):
+    return snn.Leaky(beta=0.9, init_hidden=True, spike_grad=surrogate.fast_sigmoid(slope=slope))
+
+
+def rms_of_gradients(net: nn.Module, x: Tensor) -> float:
+    """Of the first layer, for the sum of the spikes of the last."""
+    utils.reset(net)
+    sum(net(x) for _ in range(STEPS)).sum().backward()
+    return float(net[1].weight.grad.square().mean().sqrt())
+
+
+def test_gradients_reach_the_first_of_ten_layers(images):
+    steep, gentle = dense(10, 32, fast_sigmoid), dense(10, 32, fast_sigmoid)
+    for net, gradients in ((steep, False), (gentle, True)):
+        report = attached(net).calibrate(
+            images[0], num_steps=STEPS, scale=1.0, gradients=gradients, progress=False
+        )
+        assert bool(report.notes) is not gradients
+    assert rms_of_gradients(gentle, images[0][:64]) > 30 * rms_of_gradients(steep, images[0][:64])
+
+
+def test_a_neuron_keeps_its_family_of_surrogates(images):
+    net = nn.Sequential(
+        nn.Flatten(), nn.Linear(64, 8), fast_sigmoid(), nn.Linear(8, 8), leaky(),
+        nn.Linear(8, 8), leaky(spike_grad=surrogate.straight_through_estimator()),
+    )  # fmt: skip
+    before = [net[place].spike_grad for place in (2, 4, 6)]
+    biases = snapshot(net)
+    report = attached(net).calibrate(images[0], num_steps=STEPS, gradients=True, progress=False)
+    after = [net[place].spike_grad for place in (2, 4, 6)]
+    assert [each.__qualname__ for each in after] == [each.__qualname__ for each in before]
+    assert after[2] is before[2]
+    assert report["2"].slopes[0] == 25 > report["2"].slopes[1]
+    assert "no slope" in report["6"].note
+    report.undo()
+    assert [net[place].spike_grad for place in (2, 4, 6)] == before
+    assert unchanged(net, biases)

@@ -47,6 +47,7 @@ class Calibrating(ABC):
         num_steps: int | None = None,
         run: Run | None = None,
         scale: Scale = AUTO,
+        gradients: bool = False,
         progress: bool = True,
     ) -> CalibrationReport:
         """Brings every cell to its target before training, without plasticity and without gradients.
@@ -72,6 +73,8 @@ class Calibrating(ABC):
                 mean of each row where these means drown the rest, and scales a layer whose free
                 membranes differ between samples by less than 0.1 or more than 3 thresholds. A
                 number brings all but the last layer to that. None leaves weights alone.
+            gradients: set the slope of each surrogate that has one, so that gradients reach the
+                first layer of a deep net. Neurons keep their family of surrogates.
             progress: show a bar, where tqdm is installed.
 
         Raises:
@@ -96,7 +99,7 @@ class Calibrating(ABC):
         ledger, populations = Ledger(), populations_of(units)
         with self.pause(), ledger.undone_on_error(), progressing(len(populations), progress) as advance:
             present = Presentation(_modules_of(model, units), played)
-            settling = Settling(populations, present, scale, ledger)
+            settling = Settling(populations, present, ledger, scale=scale, gradients=gradients)
             settling.run(batches_of(inputs, run is not None, device), advance)
             present.reset()
         self.clear()

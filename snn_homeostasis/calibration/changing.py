@@ -1,10 +1,11 @@
-"""Changes of parameters that an error takes back."""
+"""Changes of parameters and surrogates, which an error takes back."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..layers import ParameterReference
 from ..updates import Bounds, ClampBounds, Slot
@@ -13,20 +14,33 @@ __all__ = ["Ledger"]
 
 
 class Ledger:
-    """Writes parameters in place, and knows what they were before the first write."""
+    """Writes parameters in place, and surrogates, and knows what they were before the first write."""
 
     def __init__(self) -> None:
         self._before: dict[int, tuple[ParameterReference, Tensor]] = {}
+        self._surrogates: dict[nn.Module, Any] = {}
 
     @contextmanager
     def undone_on_error(self) -> Iterator[None]:
-        """Puts every parameter back if the body fails or is interrupted."""
+        """Puts all back if the body fails or is interrupted."""
         try:
             yield
         except BaseException:
-            for reference, value in self._before.values():
-                reference.write(value)
+            self.undo()
             raise
+
+    @torch.no_grad()
+    def undo(self) -> None:
+        """Puts all back as it was before the first write."""
+        for reference, value in self._before.values():
+            reference.write(value)
+        for neuron, surrogate in self._surrogates.items():
+            neuron.spike_grad = surrogate
+
+    def replace_surrogate(self, neuron: nn.Module, surrogate: Any) -> None:
+        """Gives a neuron another surrogate."""
+        self._surrogates.setdefault(neuron, neuron.spike_grad)
+        neuron.spike_grad = surrogate
 
     def write(self, reference: ParameterReference, value: Tensor) -> None:
         """Gives a layer a new value."""

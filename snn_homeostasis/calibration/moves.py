@@ -1,16 +1,26 @@
 """Moves: what is done to one population on the ground of a recording."""
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..cells import Band, Rate
 from .changing import Ledger
 from .populations import Population, in_shape_of_parameter
 from .replay import Replay
 from .search import find_shift
-from .weights import centred_weights, factor_of, free_std, scales_of
+from .surrogates import surrogate_of
+from .weights import centred_weights, factor_of, scales_of
 
-__all__ = ["distance", "is_as_predicted", "is_faithful", "repair_weights", "shift", "target_of"]
+__all__ = [
+    "distance",
+    "is_as_predicted",
+    "is_faithful",
+    "repair_weights",
+    "set_slope",
+    "shift",
+    "target_of",
+    "threshold_of",
+]
 
 FIRST_STEP = 0.05  # of a threshold
 SETTLED = 0.02  # of the target: a difference that is not worth another forward
@@ -58,7 +68,6 @@ def repair_weights(population: Population, replay: Replay, ledger: Ledger, wante
         ledger: writes the parameters.
         wanted: the free std; None to change only what cannot work.
     """
-    population.free_std = free_std(replay)
     if not population.is_centred and (centred := centred_weights(population)):
         for reference, weight in centred:
             ledger.write(reference, weight)
@@ -72,6 +81,24 @@ def repair_weights(population: Population, replay: Replay, ledger: Ledger, wante
         ledger.write(reference, reference.tensor.detach() * factor)
     population.scale = factor
     return True
+
+
+def set_slope(population: Population, ledger: Ledger, is_wanted: bool) -> None:
+    """Looks at the slope of the surrogate, and sets it if that is wanted."""
+    neuron, surrogate = population.neuron, surrogate_of(population.neuron)
+    if surrogate is None:
+        return
+    slope = surrogate.slope
+    if is_wanted:
+        slope = surrogate.wanted(threshold_of(neuron))
+        ledger.replace_surrogate(neuron, surrogate.with_slope(slope))
+    population.slopes = surrogate.slope, slope
+
+
+def threshold_of(neuron: nn.Module) -> float:
+    """The largest threshold of a neuron's, 1 where it has none; not below what a search can step in."""
+    threshold = torch.as_tensor(getattr(neuron, "threshold", 1.0))
+    return float(threshold.abs().max().clamp_min(1e-3))
 
 
 def shift(population: Population, replay: Replay, ledger: Ledger, fraction: float) -> bool:
@@ -97,8 +124,7 @@ def shift(population: Population, replay: Replay, ledger: Ledger, fraction: floa
 def _find(population: Population, replay: Replay, gain: Tensor, start: Tensor) -> Tensor:
     """Finds the shift of each row; where rows act on each other, it comes closer from round to round."""
     target, sign = target_of(population), gain.sign()
-    threshold = torch.as_tensor(getattr(population.neuron, "threshold", 1.0)).abs().max().clamp_min(1e-3)
-    step = first = FIRST_STEP * float(threshold) / gain.abs().clamp_min(1e-3)
+    step = first = FIRST_STEP * threshold_of(population.neuron) / gain.abs().clamp_min(1e-3)
     total = torch.zeros_like(gain)
 
     def error(shift: Tensor, live: bool = False) -> Tensor:

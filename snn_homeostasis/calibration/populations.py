@@ -61,6 +61,7 @@ class Population:
         scale: the factor of the weights.
         is_centred: whether the mean of each row was taken out of the weights.
         free_std: of the membrane, in thresholds; None if unseen.
+        slopes: of the surrogate, before and after; None if it has none.
     """
 
     neuron: nn.Module
@@ -74,6 +75,7 @@ class Population:
     scale: float = 1.0
     is_centred: bool = False
     free_std: float | None = None
+    slopes: tuple[float, float] | None = None
 
     @property
     def drivers(self) -> list[Unit]:

@@ -1,6 +1,7 @@
 """What a calibration did: a row for each cell."""
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from html import escape
 
 from ..monitoring import Table
@@ -21,6 +22,7 @@ class CalibratedCell:
         shift: what was added to the regulated parameter, the mean over its entries.
         scale: the factor of the weights.
         free_std: how far the free membrane differs between samples, in thresholds; None if unseen.
+        slopes: of the surrogate, before and after; None if it has none.
         note: what was left alone, and why; empty if all went well.
     """
 
@@ -34,6 +36,7 @@ class CalibratedCell:
     shift: float
     scale: float
     free_std: float | None = None
+    slopes: tuple[float, float] | None = None
     note: str = ""
 
     @property
@@ -52,6 +55,7 @@ HEADS = (
     " saturated",
     " shift",
     " scale",
+    " slope",
     "note",
 )
 
@@ -66,6 +70,7 @@ class CalibrationReport:
         samples: in the inputs.
         seconds: it took.
         notes: about the model as a whole.
+        undo: puts parameters and surrogates back as they were before.
     """
 
     cells: tuple[CalibratedCell, ...]
@@ -73,6 +78,7 @@ class CalibrationReport:
     samples: int
     seconds: float
     notes: tuple[str, ...] = ()
+    undo: Callable[[], None] = field(default=lambda: None, repr=False, compare=False)
 
     def __getitem__(self, name: str) -> CalibratedCell:
         """Returns a cell by its name."""
@@ -108,5 +114,13 @@ def _row(cell: CalibratedCell) -> tuple[str, ...]:
         f"{cell.saturated:.0%}",
         f"{cell.shift:+.3g}",
         f"{cell.scale:.3g}",
+        _slope(cell),
         cell.note,
     )
+
+
+def _slope(cell: CalibratedCell) -> str:
+    if cell.slopes is None:
+        return "–"
+    before, after = (f"{slope:.3g}" for slope in cell.slopes)
+    return after if before == after else f"{before} → {after}"

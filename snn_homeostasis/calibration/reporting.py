@@ -5,35 +5,59 @@ import math
 import torch
 from torch import Tensor
 
-from .moves import distance, is_as_predicted, target_of
+from .moves import distance, is_as_predicted, target_of, threshold_of
 from .populations import Population
 from .report import CalibratedCell, CalibrationReport
 from .settling import Settling
+from .surrogates import surrogate_of
 
 __all__ = ["report_of"]
 
 EVERY_STEP = 1.0 - 1e-6  # a mean over samples is rounded
 JUMP = 0.05  # of the target
 FEW = 10  # spikes that a parameter should see
+DEEP, STEEP = 8, 2.0  # layers; times the slope that they want
 
 
 def report_of(settling: Settling, seconds: float) -> CalibrationReport:
     """Reports on all populations."""
-    cells = [cell for population in settling.populations for cell in _cells(population)]
+    cells = [cell for population in settling.populations for cell in _cells(population, settling.gradients)]
     samples = max(len(rate) for population in settling.populations for rate in population.rates)
-    return CalibrationReport(tuple(cells), settling.present.forwards, samples, seconds)
+    forwards, undo = settling.present.forwards, settling.ledger.undo
+    return CalibrationReport(tuple(cells), forwards, samples, seconds, _notes_of(settling), undo)
 
 
-def _cells(population: Population) -> list[CalibratedCell]:
+def _notes_of(settling: Settling) -> tuple[str, ...]:
+    """What should be said of the model as a whole."""
+    steep = [each for each in settling.active if _is_steep(each)]
+    if len(settling.populations) <= DEEP or not steep:
+        return ()
+    return (
+        "Gradients may not reach the first of so many layers: surrogates are too steep for their membranes. "
+        "Pass `gradients=True`.",
+    )
+
+
+def _is_steep(population: Population) -> bool:
+    surrogate = surrogate_of(population.neuron)
+    if surrogate is None:
+        return False
+    return surrogate.slope > STEEP * surrogate.wanted(threshold_of(population.neuron))
+
+
+def _cells(population: Population, wants_slope: bool) -> list[CalibratedCell]:
     measured = _measured(population) if population.rates else dict.fromkeys(MEASURED, math.nan)
     notes = _notes(population)
+    if wants_slope and population.slopes is None:
+        notes.append("its surrogate has no slope that could be set")
     return [
         CalibratedCell(
             name=unit.name,
             **measured,
             shift=population.shifts.get(unit.name, 0.0),
-            scale=population.scale,
+            scale=population.scale if unit in population.drivers else 1.0,
             free_std=population.free_std,
+            slopes=population.slopes,
             note=population.left_alone.get(unit.name) or "; ".join(notes),
         )
         for unit in population.units
@@ -48,15 +72,9 @@ def _measured(population: Population) -> dict[str, float]:
     target = torch.as_tensor(target_of(population), dtype=torch.float32)
     each = after.mean(0)
     error = population.rows(each.shape).mean(distance(after, target)).abs().mean()
-    shares = (
-        target.mean(),
-        before.mean(),
-        after.mean(),
-        error,
-        _share(each == 0),
-        _share(each >= EVERY_STEP),
-    )
-    return dict(zip(MEASURED, map(float, shares), strict=True))
+    silent, saturated = _share(each == 0), _share(each >= EVERY_STEP)
+    figures = (target.mean(), before.mean(), after.mean(), error, silent, saturated)
+    return dict(zip(MEASURED, map(float, figures), strict=True))
 
 
 def _share(is_so: Tensor) -> Tensor:

@@ -9,11 +9,12 @@ from torch import nn
 from ..discovery import keeping_random_states
 from ..errors import ArgumentError
 from .changing import Ledger
-from .moves import is_as_predicted, is_faithful, repair_weights, shift
+from .moves import is_as_predicted, is_faithful, repair_weights, set_slope, shift
 from .populations import Population
 from .presenting import Presentation
 from .recording import Counter, Tape, count, record
 from .replay import Replay
+from .weights import free_std
 
 __all__ = ["AUTO", "Scale", "Settling"]
 
@@ -32,15 +33,22 @@ class Settling:
     Args:
         populations: in any order.
         present: runs the model.
-        scale: "auto", a free std for all but the last population, or None.
         ledger: writes the parameters.
+        scale: "auto", a free std for all but the last population, or None.
+        gradients: whether to set the slopes of surrogates.
     """
 
     def __init__(
-        self, populations: Sequence[Population], present: Presentation, scale: Scale, ledger: Ledger
+        self,
+        populations: Sequence[Population],
+        present: Presentation,
+        ledger: Ledger,
+        *,
+        scale: Scale,
+        gradients: bool,
     ) -> None:
         self.populations = list(populations)
-        self.present, self.scale, self.ledger = present, scale, ledger
+        self.present, self.ledger, self.scale, self.gradients = present, ledger, scale, gradients
         self.batches: list[Any] = []
 
     def run(self, batches: Iterator[Any], advance: Callable[[], object]) -> None:
@@ -90,11 +98,12 @@ class Settling:
 
     def settle(self, population: Population) -> None:
         """Records one population, and shifts it to its target; its weights first, where they cannot work."""
-        replay = self.replays([population]).get(population.neuron)
-        while replay is not None and self.repair(population, replay):
-            replay = self.replays([population]).get(population.neuron)
-        if replay is not None:
-            shift(population, replay, self.ledger, 1.0)
+        while (replay := self.replays([population]).get(population.neuron)) is not None:
+            population.free_std = free_std(replay)
+            if not self.repair(population, replay):
+                shift(population, replay, self.ledger, 1.0)
+                set_slope(population, self.ledger, self.gradients)
+                return
 
     def settle_together(self) -> None:
         """Records all populations, and shifts each by half of what it asks for, round after round."""

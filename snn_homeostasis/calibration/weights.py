@@ -1,7 +1,8 @@
 """Weights that cannot work: their common mode drowns the rest, or their scale is far off."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -83,9 +84,8 @@ def _scale_of(unit: Unit) -> ParameterReference | None:
     connection = unit.connection
     if "weight" in unit.slots and unit.slots["weight"].bounds is not None:
         return None
-    reference = (
-        connection.references.get("weight") if connection.norm is None else refer(connection.norm, "weight")
-    )
+    norm = connection.norm
+    reference = connection.references.get("weight") if norm is None else refer(norm, "weight")
     if reference is None or reference.plain is None or is_distributed(reference.leaf):
         return None
     return reference if reference.leaf.requires_grad else None
@@ -135,16 +135,14 @@ def _membranes(replay: Replay, tape: Tape) -> Iterator[Tensor | None]:
     still = torch.zeros_like(replay.rows.index, dtype=torch.float32)
     for output in replay.outputs(tape, still):
         is_step = isinstance(spikes_of(tape.neuron, output), tuple)
-        membranes = _membrane_of(tape.neuron, output, is_step)
-        for membrane in membranes:
+        for membrane in _membranes_in(tape.neuron, output, is_step):
             steps += 1
             if 2 * steps > tape.counter.steps:
                 yield membrane
 
 
-def _membrane_of(neuron: nn.Module, output: object, is_step: bool) -> Sequence[Tensor | None]:
+def _membranes_in(neuron: nn.Module, output: Any, is_step: bool) -> Iterable[Tensor | None]:
     if is_step:
         membrane = getattr(neuron, "mem", None)
         return [membrane if isinstance(membrane, Tensor) else None]
-    has_two = isinstance(output, tuple) and len(output) == 2
-    return list(output[1]) if has_two else [None]  # type: ignore[index]
+    return output[1] if isinstance(output, tuple) and len(output) == 2 else [None]

@@ -1,0 +1,1 @@
+"""What a calibration reaches, and what it is good for."""
