@@ -14,6 +14,7 @@ neuron wants, laid out by `layers`) → `updates` (slots, bounds) → the parame
 
 from importlib.metadata import PackageNotFoundError, version
 
+from .calibration import CalibratedCell, CalibrationReport
 from .cells import Band, Cell, FallingPlasticity, Settings
 from .delays import DelayedConv2d, DelayedLayer, DelayedLinear
 from .discovery import FoundCell, find_cells
@@ -55,6 +56,8 @@ __all__ = [
     "ArgumentError",
     "Band",
     "Bounds",
+    "CalibratedCell",
+    "CalibrationReport",
     "Cell",
     "ChannelConnection",
     "ClampBounds",

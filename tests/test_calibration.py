@@ -12,7 +12,7 @@ from sklearn.datasets import load_digits
 from snntorch import surrogate, utils
 from torch import Tensor, nn
 
-from snn_homeostasis import ArgumentError, ClampBounds, LinearHomeostasis
+from snn_homeostasis import ArgumentError, Band, ClampBounds, LinearHomeostasis
 
 STEPS, TARGET = 10, 0.1
 
@@ -305,13 +305,14 @@ def rms_of_gradients(net: nn.Module, x: Tensor) -> float:
 
 
 def test_gradients_reach_the_first_of_ten_layers(images):
-    steep, gentle = dense(10, 32, fast_sigmoid), dense(10, 32, fast_sigmoid)
-    for net, gradients in ((steep, False), (gentle, True)):
-        report = attached(net).calibrate(
-            images[0], num_steps=STEPS, scale=1.0, gradients=gradients, progress=False
-        )
-        assert bool(report.notes) is not gradients
-    assert rms_of_gradients(gentle, images[0][:64]) > 30 * rms_of_gradients(steep, images[0][:64])
+    x, steep = images[0][:64], dense(10, 32, fast_sigmoid)
+    report = attached(steep).calibrate(x, num_steps=STEPS, scale=1.0, progress=False)
+    assert "gradients=True" in str(report)
+    before = rms_of_gradients(steep, x)
+    steep.zero_grad()
+    report = attached(steep).calibrate(x, num_steps=STEPS, gradients=True, progress=False)
+    assert not report.notes
+    assert rms_of_gradients(steep, x) > 30 * before
 
 
 def test_a_neuron_keeps_its_family_of_surrogates(images):
@@ -330,3 +331,45 @@ def test_a_neuron_keeps_its_family_of_surrogates(images):
     report.undo()
     assert [net[place].spike_grad for place in (2, 4, 6)] == before
     assert unchanged(net, biases)
+
+
+def test_a_band_moves_only_what_is_outside_and_to_its_edge(images):
+    net = nn.Sequential(nn.Flatten(), nn.Linear(64, 16), leaky())
+    seen, bias = Recount(net[2]), net[1].bias.detach().clone()
+    with torch.no_grad():
+        for _ in range(STEPS):
+            net(images[0])
+    is_inside = (seen.rate >= 0.02) & (seen.rate <= 0.1)
+    assert 0 < is_inside.sum() < 16
+    homeostasis = LinearHomeostasis(target=Band(0.02, 0.1), param="bias").attach(net)
+    homeostasis.calibrate(images[0], num_steps=STEPS, progress=False)
+    assert torch.equal(net[1].bias == bias, is_inside)
+
+
+def test_hertz_are_reported_as_they_are_given(images):
+    net = nn.Sequential(nn.Flatten(), nn.Linear(64, 16), leaky())
+    homeostasis = LinearHomeostasis(target=50.0, param="bias", dt=0.002).attach(net)
+    cell = homeostasis.calibrate(images[0], num_steps=STEPS, progress=False)["2"]
+    assert (cell.target, cell.after) == pytest.approx((50.0, 50.0), rel=0.01)
+
+
+def test_a_population_shifts_as_one(images):
+    net = nn.Sequential(nn.Flatten(), nn.Linear(64, 16), leaky())
+    bias = net[1].bias.detach().clone()
+    homeostasis = LinearHomeostasis(target=0.1, param="bias", population=True).attach(net)
+    report = homeostasis.calibrate(images[0], num_steps=STEPS, progress=False)
+    assert (net[1].bias - bias).std() < 1e-6
+    assert report["2"].after == pytest.approx(0.1, rel=0.01)
+
+
+def test_each_neuron_comes_to_a_target_of_its_own(images):
+    target = torch.linspace(0.05, 0.3, 16)
+    net = nn.Sequential(nn.Flatten(), nn.Linear(64, 16), leaky())
+    homeostasis = LinearHomeostasis(target=target, param="bias").attach(net)
+    homeostasis.calibrate(images[0], num_steps=STEPS, progress=False)
+    seen = Recount(net[2])
+    utils.reset(net)
+    with torch.no_grad():
+        for _ in range(STEPS):
+            net(images[0])
+    assert seen.rate.float() == pytest.approx(target, rel=0.02)

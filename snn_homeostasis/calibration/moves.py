@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor, nn
 
-from ..cells import Band, Rate
 from .changing import Ledger
+from .goals import errors_of
 from .populations import Population, in_shape_of_parameter
 from .replay import Replay
 from .search import find_shift
@@ -12,13 +12,11 @@ from .surrogates import surrogate_of
 from .weights import centred_weights, factor_of, scales_of
 
 __all__ = [
-    "distance",
     "is_as_predicted",
     "is_faithful",
     "repair_weights",
     "set_slope",
     "shift",
-    "target_of",
     "threshold_of",
 ]
 
@@ -27,19 +25,6 @@ SETTLED = 0.02  # of the target: a difference that is not worth another forward
 ALONE, ROUNDS = 0.005, 12  # the same for a round of replays, and how many there are at most
 UNFAITHFUL = "the neuron alone does not repeat its spikes: it depends on more than its arguments and buffers"
 UNMOVED = "its input does not move with the parameter"
-
-
-def target_of(population: Population) -> Rate | Band:
-    """The target of a population: that of its first unit."""
-    return population.units[0].target_for(population.rates[0], None)
-
-
-def distance(rate: Tensor, target: Rate | Band) -> Tensor:
-    """How far a rate is from its target, relative to it: positive if it is too low."""
-    if isinstance(target, Band):
-        nearest = target.nearest(rate)
-        return torch.where(nearest == rate, 0.0, (nearest - rate) / nearest)
-    return (target - rate) / target
 
 
 def is_faithful(population: Population, replay: Replay) -> bool:
@@ -55,7 +40,7 @@ def is_as_predicted(population: Population) -> bool:
     if population.predicted is None:
         return True
     rate = population.rates[-1]
-    obtained = population.rows(rate.shape[1:]).mean(distance(rate, target_of(population)))
+    obtained = errors_of(population, rate, population.rows(rate.shape[1:]))
     return float((obtained - population.predicted).abs().mean()) <= SETTLED
 
 
@@ -111,7 +96,7 @@ def shift(population: Population, replay: Replay, ledger: Ledger, fraction: floa
     if not bool(gain.count_nonzero()):
         population.leave_alone(UNMOVED)
         return False
-    start = replay.rows.mean(distance(replay.recorded, target_of(population)))
+    start = errors_of(population, replay.recorded, replay.rows)
     found = _find(population, replay, gain, start)
     spread = replay.rows.spread((found * fraction).float())
     for unit in population.drivers:
@@ -123,12 +108,12 @@ def shift(population: Population, replay: Replay, ledger: Ledger, fraction: floa
 
 def _find(population: Population, replay: Replay, gain: Tensor, start: Tensor) -> Tensor:
     """Finds the shift of each row; where rows act on each other, it comes closer from round to round."""
-    target, sign = target_of(population), gain.sign()
+    sign = gain.sign()
     step = first = FIRST_STEP * threshold_of(population.neuron) / gain.abs().clamp_min(1e-3)
     total = torch.zeros_like(gain)
 
     def error(shift: Tensor, live: bool = False) -> Tensor:
-        return replay.rows.mean(distance(replay.rates(shift * sign, live=live), target))
+        return errors_of(population, replay.rates(shift * sign, live=live), replay.rows)
 
     for _ in range(ROUNDS):
         found = find_shift(lambda shift: error(total + shift), start, step, 0.2 if replay.is_coupled else 0.0)  # noqa: B023

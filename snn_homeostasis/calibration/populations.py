@@ -98,6 +98,8 @@ class Population:
         """Returns the rows of neurons of shape ``[*N]``."""
         unit = (self.drivers or self.units)[0]
         device = unit.slot.reference.tensor.device
+        if unit.state.population:
+            return Rows(torch.zeros(shape, dtype=torch.int64, device=device), 1)
         numbers = torch.arange(shape.numel(), device=device).reshape(1, *shape)
         of_row = unit.connection.positions(numbers)[0]  # [features, L]
         index = torch.empty(shape.numel(), dtype=torch.int64, device=device)

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from html import escape
 
+from ..cells import Band
 from ..monitoring import Table
 
 __all__ = ["CalibratedCell", "CalibrationReport"]
@@ -15,9 +16,11 @@ class CalibratedCell:
 
     Args:
         name: the name of the cell.
-        target: r*, the mean over its neurons.
-        before, after: its rate in spikes per step, the mean over its neurons.
-        error: the mean over its neurons of the distance to the target, relative to it.
+        target: r*, the mean over its neurons, or a band.
+        before, after: its rate, the mean over its neurons, in the unit of the target.
+        distance: of its rate to the target, relative to that; negative if it is too busy.
+        error: the mean of the distances, without their sign, over all that have a parameter of
+            their own, neurons or channels.
         silent, saturated: the share of its neurons that never fire, and that fire at every step.
         shift: what was added to the regulated parameter, the mean over its entries.
         scale: the factor of the weights.
@@ -27,9 +30,10 @@ class CalibratedCell:
     """
 
     name: str
-    target: float
+    target: float | Band
     before: float
     after: float
+    distance: float
     error: float
     silent: float
     saturated: float
@@ -42,7 +46,7 @@ class CalibratedCell:
     @property
     def is_on_target(self) -> bool:
         """Whether the rate is within 5 % of the target."""
-        return abs(self.after - self.target) <= 0.05 * self.target
+        return abs(self.distance) <= 0.05
 
 
 HEADS = (
@@ -106,9 +110,9 @@ class CalibrationReport:
 def _row(cell: CalibratedCell) -> tuple[str, ...]:
     return (
         cell.name,
-        f"{cell.target:.3g}",
-        f"{cell.before:.3f}",
-        f"{cell.after:.3f}",
+        _target(cell.target),
+        _rate(cell.before),
+        _rate(cell.after),
         f"{cell.error:.1%}",
         f"{cell.silent:.0%}",
         f"{cell.saturated:.0%}",
@@ -117,6 +121,16 @@ def _row(cell: CalibratedCell) -> tuple[str, ...]:
         _slope(cell),
         cell.note,
     )
+
+
+def _rate(rate: float) -> str:
+    return f"{rate:.3f}" if rate < 1.0 else f"{rate:.3g}"
+
+
+def _target(target: float | Band) -> str:
+    if not isinstance(target, Band):
+        return f"{target:.3g}"
+    return " to ".join("…" if edge is None else f"{edge:.3g}" for edge in (target.low, target.high))
 
 
 def _slope(cell: CalibratedCell) -> str:

@@ -1,12 +1,15 @@
 """From what was done to the report."""
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from .moves import distance, is_as_predicted, target_of, threshold_of
-from .populations import Population
+from ..cells import Band, Rate, Unit
+from .goals import errors_of, target_of
+from .moves import is_as_predicted, threshold_of
+from .populations import Population, Rows
 from .report import CalibratedCell, CalibrationReport
 from .settling import Settling
 from .surrogates import surrogate_of
@@ -16,6 +19,8 @@ __all__ = ["report_of"]
 EVERY_STEP = 1.0 - 1e-6  # a mean over samples is rounded
 JUMP = 0.05  # of the target
 FEW = 10  # spikes that a parameter should see
+MEASURED = ("before", "after", "distance", "error", "silent", "saturated")
+UNMEASURED: dict[str, Any] = {"target": math.nan} | dict.fromkeys(MEASURED, math.nan)
 DEEP, STEEP = 8, 2.0  # layers; times the slope that they want
 
 
@@ -46,14 +51,13 @@ def _is_steep(population: Population) -> bool:
 
 
 def _cells(population: Population, wants_slope: bool) -> list[CalibratedCell]:
-    measured = _measured(population) if population.rates else dict.fromkeys(MEASURED, math.nan)
     notes = _notes(population)
     if wants_slope and population.slopes is None:
         notes.append("its surrogate has no slope that could be set")
     return [
         CalibratedCell(
             name=unit.name,
-            **measured,
+            **(_measured(population, unit) if population.rates else UNMEASURED),
             shift=population.shifts.get(unit.name, 0.0),
             scale=population.scale if unit in population.drivers else 1.0,
             free_std=population.free_std,
@@ -64,17 +68,27 @@ def _cells(population: Population, wants_slope: bool) -> list[CalibratedCell]:
     ]
 
 
-MEASURED = ("target", "before", "after", "error", "silent", "saturated")
-
-
-def _measured(population: Population) -> dict[str, float]:
+def _measured(population: Population, unit: Unit) -> dict[str, Any]:
     before, after = population.rates[0], population.rates[-1]
-    target = torch.as_tensor(target_of(population), dtype=torch.float32)
-    each = after.mean(0)
-    error = population.rows(each.shape).mean(distance(after, target)).abs().mean()
+    target, each = target_of(population), after.mean(0)
+    rows = population.rows(each.shape)
+    everything = Rows(torch.zeros_like(rows.index), 1)
     silent, saturated = _share(each == 0), _share(each >= EVERY_STEP)
-    figures = (target.mean(), before.mean(), after.mean(), error, silent, saturated)
-    return dict(zip(MEASURED, map(float, figures), strict=True))
+    figures = (
+        unit.in_units(before.mean()),
+        unit.in_units(after.mean()),
+        errors_of(population, after, everything),
+        errors_of(population, after, rows).abs().mean(),
+        silent,
+        saturated,
+    )
+    named = {"target": _in_units(target, unit.state.dt)}
+    return named | dict(zip(MEASURED, map(float, figures), strict=True))
+
+
+def _in_units(target: Rate | Band, dt: float | None) -> float | Band:
+    given = target if dt is None else target * (1 / dt)
+    return given if isinstance(given, Band) else float(torch.as_tensor(given).mean())
 
 
 def _share(is_so: Tensor) -> Tensor:
@@ -104,4 +118,6 @@ def _spikes(population: Population) -> float:
     rate = population.rates[-1]
     rows = population.rows(rate.shape[1:])
     steps = population.steps * rate.numel() / rows.count
-    return float(torch.as_tensor(target_of(population)).mean()) * steps
+    target = target_of(population)
+    least = (target.low or target.high or 0.0) if isinstance(target, Band) else target
+    return float(torch.as_tensor(least).mean()) * steps
