@@ -639,7 +639,8 @@ def frozen_in_one(rank: int) -> None:
     net.train()
     go_on(net, homeostasis, rank)
     net.eval()
-    homeostasis.step()
+    with pytest.warns(HomeostasisWarning, match="eval mode"):
+        homeostasis.step()
 
 
 @scenario()

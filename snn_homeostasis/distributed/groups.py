@@ -77,13 +77,10 @@ class ProcessGroups:
         """Returns the processes that share the batch of some cells."""
         group = self.process_group
         if group == AUTO:
-            group = None
-            for unit in units:
-                group = group or unit.cell.neuron.group
-            for wrapper in (
-                () if units else self._wrappers
-            ):  # the others have cells, and wait for this process
-                group = wrapper.process_group
+            groups = [unit.cell.neuron.group for unit in units]
+            if not groups:  # the others may have cells, and wait for this process
+                groups = [wrapper.process_group for wrapper in self._wrappers]
+            group = next((each for each in groups if each is not None), None)
         if group is not None and not _exists(group):
             for unit in units:
                 unit.cell.neuron.group = None  # a later wrapper may have another
