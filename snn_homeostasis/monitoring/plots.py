@@ -69,7 +69,7 @@ def plot_rates(history: RateHistory) -> "Figure":
 
 
 def plot_summary(homeostasis: Reports) -> "Figure":
-    """Draws a histogram of the rates of all neurons for each cell; vertical lines are the targets, or the edges of bands.
+    """Draws a histogram of the rates of all neurons for each cell, with lines at targets and edges of bands.
 
     Needs matplotlib, the extra ``plots``.
 
