@@ -44,7 +44,7 @@ from .observe import (
     one_step,
     spikes_of,
 )
-from .rules import LinearHomeostasis
+from .rules import LinearHomeostasis, SynapticScaling
 from .updates import Bounds, ClampBounds, PowerBounds, SharpBounds
 
 try:
@@ -86,6 +86,7 @@ __all__ = [
     "ReplacedModuleError",
     "Settings",
     "SharpBounds",
+    "SynapticScaling",
     "UnpairedNeuronError",
     "UnsupportedLayerError",
     "UnsupportedNeuronError",

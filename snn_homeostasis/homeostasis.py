@@ -105,7 +105,7 @@ class Homeostasis(Registration, Reports, Calibrating, Rule, nn.Module):
         """
         require_model(model)
         several = {"target": overrides.pop("target")} if isinstance(overrides.get("target"), Mapping) else {}
-        settings = self.defaults.override(overrides)
+        settings = self._overridden(overrides)
         group = self._groups.look_into(model)
         found = find_cells(model, example, pairs=pairs, include=include, exclude=exclude)
         self._groups.reshard()  # the run on the example has gathered them

@@ -21,9 +21,11 @@ class Rule(ABC):
     Attributes:
         linear: whether the drive of a mean rate is the mean of the drives. A step then takes means
             before it applies the rule. A class with a `drive` or `parts` of its own has to say so.
+        relative: whether an update is a share of the size of each entry. Zeros and signs stay.
     """
 
     linear: ClassVar[bool] = False
+    relative: ClassVar[bool] = False
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -81,14 +83,14 @@ class Rule(ABC):
         sums = unit.summed_estimate(goal, samples=signed) if self._is_linear() else None
         if sums is None:
             parts = self.parts(unit.cell, state, unit.estimate(), goal)
-            return unit.slot.checked(*parts, samples, summed, unit.rate, state.finish)
+            return unit.slot.checked(*parts, samples, summed, unit.rate, self._finish_of(state))
         term = self._linear_term(state.strength * samples if signed and summed else state.strength, *sums)
         if signed:
             pos, neg = unit.connection.shaped_for(state.param, term), None
         else:
             pos, below = _split(unit.cell, state, term)
             neg = below.abs()
-        return Contribution(pos, neg, samples, summed, unit.rate, state.finish)
+        return Contribution(pos, neg, samples, summed, unit.rate, self._finish_of(state))
 
     def _toward_band(self, unit: Unit, band: Band, samples: int, summed: bool) -> Contribution:
         """Applies the rule to the mean rate and each edge of a band; what pushes out of it is dropped."""
@@ -98,7 +100,7 @@ class Rule(ABC):
         pushes = [self._push(unit, strength, edge) for edge in (band.low, band.high)]
         present = next(push for push in pushes if push is not None)
         up, down = (torch.zeros_like(present) if push is None else push for push in pushes)
-        finish = (state.finish or Finish())._replace(band=1 if state.strength > 0 else -1)
+        finish = (self._finish_of(state) or Finish())._replace(band=1 if state.strength > 0 else -1)
         return Contribution(up, down, samples, summed, unit.rate, finish)
 
     def _push(self, unit: Unit, strength: float, edge: float | None) -> Tensor | None:
@@ -109,6 +111,10 @@ class Rule(ABC):
         linear = self._is_linear()
         term = self._linear_term(strength, *sums) if linear else self.drive(total * scale, rate) * strength
         return unit.connection.shaped_for(unit.state.param, torch.as_tensor(term))
+
+    def _finish_of(self, state: CellState) -> Finish | None:
+        finish = state.finish
+        return (finish or Finish())._replace(relative=True) if self.relative else finish
 
     def _is_linear(self) -> bool:
         return self.linear and FORMULAS.isdisjoint(vars(self))  # an object may have its own, too

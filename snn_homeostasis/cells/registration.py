@@ -15,7 +15,7 @@ from ..state import CopiedAlong
 from .cell import Cell
 from .habits import Habits
 from .registry import count_layers, key_of, require_new, require_own_rate, select, set_bounds
-from .settings import Settings
+from .settings import PARAMS, Settings
 from .state import CHANGEABLE
 from .targets import targets_of
 from .unit import Unit
@@ -32,6 +32,7 @@ class Registration(CopiedAlong):
         defaults: the settings of cells that do not override them.
     """
 
+    params: ClassVar[tuple[str, ...]] = PARAMS  # the kinds of parameter that the rule can regulate
     ties: ClassVar[frozenset[str]] = frozenset({"_releases"})
     training: bool
 
@@ -66,7 +67,7 @@ class Registration(CopiedAlong):
                 if the layer lacks the param; or for a value that cannot work.
             UnsupportedLayerError: if the param cannot change in place.
         """
-        settings = self.defaults.override(overrides)
+        settings = self._overridden(overrides)
         require_new(self._units, name, cell, settings.param)
         unit = Unit(name, cell, settings)
         require_own_rate(self._units.values(), unit)
@@ -108,7 +109,7 @@ class Registration(CopiedAlong):
             known, remedy = ", ".join(CHANGEABLE), "Bounds are set on a slot: `unit.slot.bounds = ...`."
             require(name in CHANGEABLE, "settings", f"be among {known}", name, remedy)
         targets = targets_of(settings, [(unit.name, unit.connection.layer) for unit in units])
-        defaults = self.defaults.override(settings)
+        defaults = self._overridden(settings)
         for unit in units:
             unit.state.require_offered(defaults.param if "param" in settings else unit.state.param)
         for unit in units:
@@ -137,6 +138,12 @@ class Registration(CopiedAlong):
                 stack.callback(unit.resume, this)  # first, because an interruption may come in between
                 unit.pause(this)
             yield
+
+    def _overridden(self, overrides: dict[str, Any]) -> Settings:
+        settings, rule = self.defaults.override(overrides), type(self).__name__
+        expected = f"be {' or '.join(map(repr, self.params))} for {rule}"
+        require(settings.param in self.params, "param", expected, settings.param, "Leave it out.")
+        return settings
 
     @abstractmethod
     def _admit(self, unit: Unit) -> None:

@@ -11,11 +11,11 @@ from .bounds import (
     is_built_in,
 )
 from .changes import Change, apply_changes, changes_of, common_bounds
-from .finish import Finish
+from .contributions import Contribution, Finish
 from .finite import require_finite
 from .gradients import without_gradients
 from .graphs import is_needed_by
-from .slots import Contribution, Slot, Waiting, broadcasts
+from .slots import Slot, Waiting, broadcasts
 from .updater import Updater
 
 __all__ = [

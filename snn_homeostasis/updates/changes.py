@@ -9,7 +9,8 @@ from torch import Tensor
 from ..errors import ArgumentError, HomeostasisError, require, warn
 from ..layers import Limits, ParameterReference, full, is_distributed, is_sharded, local, replicate_as
 from .bounds import HALVES, Operation, UpdateBounds, is_built_in
-from .slots import Contribution, Slot, broadcasts
+from .contributions import joined
+from .slots import Slot, broadcasts
 
 __all__ = ["Change", "apply_changes", "changes_of", "common_bounds"]
 
@@ -123,7 +124,8 @@ def _change_of(leaf: Tensor, slots: Sequence[Slot], tied: Sequence[Slot]) -> Cha
     if len(slots) + len(tied) > 1:
         bounds = common_bounds(slot.reference, *(each.bounds for each in (*slots, *tied)))
         contributions = [each for slot in slots for each in slot.contributions]
-    pos, neg = _sums(leaf, contributions)
+    pos, neg = joined(contributions, slot.reference)
+    pos, neg = pos.to(leaf.device), None if neg is None else neg.to(leaf.device)
     if slot.sharded or is_distributed(leaf):
         _require_same_sharding(slots, is_sharded(leaf))
         pos, neg = replicate_as(pos, leaf), None if neg is None else replicate_as(neg, leaf)
@@ -137,17 +139,6 @@ def _change_of(leaf: Tensor, slots: Sequence[Slot], tied: Sequence[Slot]) -> Cha
         if slot.limits is not None:
             operations.append(partial(slot.limits.clamp_, leaf))
     return Change(slots, leaf, local(outcome), operations, residue, tied, is_stuck)
-
-
-def _sums(leaf: Tensor, contributions: Sequence[Contribution]) -> tuple[Tensor, Tensor | None]:
-    """Adds up contributions, on the device of a parameter."""
-    pos, neg = contributions[0].finished
-    for each in contributions[1:]:
-        up, down = each.finished
-        pos = pos + up.to(pos.device)
-        if down is not None:
-            neg = down if neg is None else neg + down.to(neg.device)
-    return pos.to(leaf.device), None if neg is None else neg.to(leaf.device)
 
 
 def _operations(

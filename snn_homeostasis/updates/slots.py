@@ -1,7 +1,7 @@
 """A slot: what is to be added to one parameter, until an update applies it once."""
 
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any, ClassVar, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -10,25 +10,9 @@ from ..errors import require
 from ..layers import Limits, ParameterReference, is_sharded
 from ..state import TensorState
 from .bounds import BOUNDS_CODE, UpdateBounds, check_bounds
-from .finish import Finish
+from .contributions import Contribution, Finish, joined
 
-__all__ = ["Contribution", "Slot", "Waiting", "broadcasts"]
-
-
-class Contribution(NamedTuple):
-    """What one call of a rule adds to a parameter: magnitudes, or one signed part and None."""
-
-    pos: Tensor
-    neg: Tensor | None
-    samples: int = 1  # over which the parts are reduced
-    summed: bool = False  # in place of a mean over the samples
-    source: object = None  # the estimator of the rule; None for parts that were added by hand
-    finish: Finish | None = None
-
-    @property
-    def finished(self) -> tuple[Tensor, Tensor | None]:
-        """The parts as they are added to the parameter."""
-        return (self.pos, self.neg) if self.finish is None else self.finish(self.pos, self.neg)
+__all__ = ["Slot", "Waiting", "broadcasts"]
 
 
 class Slot(TensorState):
@@ -80,21 +64,21 @@ class Slot(TensorState):
     @property
     def pos(self) -> Tensor | None:
         """What waits to raise the parameter, a magnitude; None if the slot is empty."""
-        return _total(each.finished[0] for each in self.contributions)
+        return joined(self.contributions, self.reference)[0] if self.contributions else None
 
     @pos.setter
     def pos(self, pos: Tensor | None) -> None:
-        joined = [
+        last = [
             each._replace(pos=pos, neg=self.neg, finish=None)
             for each in self.contributions[-1:]
             if pos is not None
         ]
-        self.contributions = joined or ([] if pos is None else [Contribution(pos, None)])
+        self.contributions = last or ([] if pos is None else [Contribution(pos, None)])
 
     @property
     def neg(self) -> Tensor | None:
         """What waits to lower the parameter, a magnitude; None if the slot is empty."""
-        return _total(neg for each in self.contributions if (neg := each.finished[1]) is not None)
+        return joined(self.contributions, self.reference)[1] if self.contributions else None
 
     @neg.setter
     def neg(self, neg: Tensor | None) -> None:
@@ -219,8 +203,3 @@ class Waiting:
         for slot, contributions in zip(self.slots, self.contributions, strict=True):
             if slot.contributions:
                 slot.contributions[:] = contributions
-
-
-def _total(parts: Iterable[Tensor]) -> Tensor | None:
-    present = list(parts)
-    return sum(present[1:], present[0]) if present else None
