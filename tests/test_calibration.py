@@ -373,3 +373,23 @@ def test_each_neuron_comes_to_a_target_of_its_own(images):
         for _ in range(STEPS):
             net(images[0])
     assert seen.rate.float() == pytest.approx(target, rel=0.02)
+
+
+@pytest.mark.parametrize("shape", [(16,), (1, 16), ()], ids=str)
+def test_thresholds_take_the_shift_in_their_own_shape(images, shape):
+    net = nn.Sequential(nn.Flatten(), nn.Linear(64, 16, bias=False), leaky(threshold=torch.ones(shape)))
+    weight = nn.init.uniform_(net[1].weight, 0.0, 0.1).clone()  # a negative input reaches no threshold
+    homeostasis = attached(net, param="threshold")
+    report = homeostasis.calibrate(images[0], num_steps=STEPS, scale=None, progress=False)
+    assert report["2"].after == pytest.approx(TARGET, rel=0.01)
+    assert report["2"].error == pytest.approx(0, abs=0.01)
+    assert net[2].threshold.shape == torch.Size(shape)
+    assert torch.equal(net[1].weight, weight)
+    assert report["2"].after == pytest.approx(rates_of(net, images[0])[0])
+
+
+def test_an_lstm_comes_to_its_target_by_its_threshold():
+    net = nn.Sequential(snn.SLSTM(6, 6, init_hidden=True))
+    report = attached(net, param="threshold").calibrate(torch.rand(64, 6), num_steps=STEPS, progress=False)
+    assert report["0"].after == pytest.approx(TARGET, rel=0.02)
+    assert 0 < net[0].threshold < 1

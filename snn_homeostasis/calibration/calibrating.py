@@ -12,7 +12,7 @@ from torch import nn
 from ..cells import Unit, require_ready, select
 from ..errors import ArgumentError, require
 from .changing import Ledger
-from .populations import populations_of
+from .choosing import populations_of
 from .presenting import Presentation, Run, batches_of, runner
 from .progress import progressing
 from .report import CalibrationReport

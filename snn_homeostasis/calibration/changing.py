@@ -52,8 +52,11 @@ class Ledger:
         value = slot.reference.tensor.detach()
         exact = value.to(torch.promote_types(value.dtype, torch.float32))
         allowed = _allowed(slot, exact, delta.to(exact.dtype))
-        self.write(slot.reference, exact + allowed)
-        return allowed
+        new = exact + allowed
+        if slot.limits is not None:
+            slot.limits.clamp_(new)
+        self.write(slot.reference, new)
+        return new - exact
 
 
 def _allowed(slot: Slot, value: Tensor, delta: Tensor) -> Tensor:

@@ -1,24 +1,14 @@
 """Populations: a neuron, and the cells that drive it. A shift of its input goes into their parameters."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 
 from ..cells import Unit
-from ..delays import DelayedLayer
-from ..layers import inner_layers, is_distributed
+from ..layers import inner_layers
 
-__all__ = ["Population", "Rows", "populations_of"]
-
-RECURRENT = "it is recurrent; another layer of its neuron takes the shift"
-OTHER = "another parameter of its neuron takes the shift"
-DELAY = "a delay hardly moves a rate"
-SHARED = "its parameter drives other neurons too"
-REMEMBERS = "its layer remembers past inputs, so its weight cannot be tried out"
-REPARAMETRISED = "its weight is computed from other parameters; regulate the bias"
-SPREAD = "its parameter is spread over processes"
+__all__ = ["Population", "Rows", "in_shape_of_parameter", "is_inside"]
 
 
 @dataclass(frozen=True)
@@ -101,63 +91,22 @@ class Population:
         if unit.state.population:
             return Rows(torch.zeros(shape, dtype=torch.int64, device=device), 1)
         numbers = torch.arange(shape.numel(), device=device).reshape(1, *shape)
-        of_row = unit.connection.positions(numbers)[0]  # [features, L]
+        of_row = unit.connection.positions(numbers)[0]  # [rows, L]
+        if unit.state.param == "threshold":
+            of_row = unit.connection.receptive("threshold", numbers)[0]
+            of_row = of_row.reshape(-1, of_row.shape[-1])
         index = torch.empty(shape.numel(), dtype=torch.int64, device=device)
         index[of_row.flatten()] = torch.arange(len(of_row), device=device).repeat_interleave(of_row.shape[1])
         return Rows(index.reshape(shape), len(of_row))
 
 
-def is_inside(unit: Unit) -> bool:
-    """Whether a neuron carries the regulated parameter."""
-    return any(unit.slot.reference.module is module for module in unit.hook.module.modules())
+def is_inside(unit: Unit, kind: str | None = None) -> bool:
+    """Whether a neuron carries a parameter of its unit, by default the regulated one."""
+    module = unit.connection.references[kind or unit.state.param].module
+    return any(module is each for each in unit.hook.module.modules())
 
 
 def in_shape_of_parameter(unit: Unit, shift: Tensor) -> Tensor:
     """Lays a shift of each neuron, ``[*N]``, out as a change of the regulated parameter."""
-    receptive = unit.connection.postsyn_receptive(shift.unsqueeze(0))[0, ..., 0]
-    return unit.connection.shaped_for(unit.state.param, receptive)
-
-
-def populations_of(units: Sequence[Unit]) -> list[Population]:
-    """Groups units by their neuron, and says which of them take no shift, and why."""
-    by_neuron: dict[nn.Module, list[Unit]] = {}
-    for unit in units:
-        by_neuron.setdefault(unit.hook.module, []).append(unit)
-    populations = [Population(neuron, each) for neuron, each in by_neuron.items()]
-    for population in populations:
-        others = [unit for unit in units if unit.hook.module is not population.neuron]
-        _choose(population, {id(unit.slot.reference.leaf) for unit in others})
-    return populations
-
-
-def _choose(population: Population, taken: set[int]) -> None:
-    for unit in population.units:
-        reason = _unsuited(unit, taken)
-        if reason is not None:
-            population.left_alone[unit.name] = reason
-    outside = [unit for unit in population.drivers if not is_inside(unit)]
-    for unit in population.drivers if outside else []:
-        if is_inside(unit):
-            population.left_alone[unit.name] = RECURRENT if unit.connection.layer is not None else OTHER
-    kinds = [unit.state.param for unit in population.drivers]
-    preferred = "bias" if "bias" in kinds else next(iter(kinds), None)
-    for unit in population.drivers:
-        if unit.state.param != preferred:
-            population.left_alone[unit.name] = OTHER
-
-
-def _unsuited(unit: Unit, taken: set[int]) -> str | None:
-    """Why the parameter of a unit cannot take a shift, or None."""
-    reference = unit.slot.reference
-    if unit.state.param == "delay":
-        return DELAY
-    if id(reference.leaf) in taken:
-        return SHARED
-    if is_distributed(reference.leaf):
-        return SPREAD
-    if unit.state.param == "weight" and not is_inside(unit):
-        if isinstance(unit.connection.layer, DelayedLayer):
-            return REMEMBERS
-        if reference.plain is None:
-            return REPARAMETRISED
-    return None
+    param = unit.state.param
+    return unit.connection.shaped_for(param, unit.connection.receptive(param, shift.unsqueeze(0))[0, ..., 0])

@@ -47,7 +47,12 @@ class Replay:
     @property
     def is_coupled(self) -> bool:
         """Whether the shift of one row may change the rate of another."""
-        return bool(self.inside or self.population.recurrent_layers)
+        return bool(self.layers_inside or self.population.recurrent_layers)
+
+    @property
+    def layers_inside(self) -> bool:
+        """Whether the neuron carries the layer that is shifted."""
+        return any(unit.state.param != "threshold" for unit in self.inside)
 
     def rates(self, shift: Tensor, *, live: bool = False) -> Tensor:
         """Returns the rate ``[B, *N]`` for a shift of each row.
@@ -62,8 +67,10 @@ class Replay:
             return torch.cat([self._play(tape, spread, live).rate for tape in self.tapes])
 
     def _gain(self) -> Tensor:
-        if self.inside:
-            return torch.ones(self.rows.count, dtype=torch.float64, device=self.rows.index.device)
+        if self.inside:  # a higher threshold lowers the rate
+            sign = 1.0 if self.layers_inside else -1.0
+            device = self.rows.index.device
+            return torch.full((self.rows.count,), sign, dtype=torch.float64, device=device)
         shape = self.rows.index.shape
         total, calls = torch.zeros(1, *shape, device=self.rows.index.device), 0
         for tape in self.tapes:
@@ -102,7 +109,8 @@ class Replay:
         values = [(unit.slot.reference, unit.slot.reference.tensor.clone()) for unit in self.inside]
         try:
             for unit, (reference, value) in zip(self.inside, values, strict=True):
-                reference.write(value + in_shape_of_parameter(unit, shift).to(value.dtype))
+                new = value + in_shape_of_parameter(unit, shift).to(value.dtype)
+                reference.write(new if unit.slot.limits is None else unit.slot.limits.clamp_(new))
             yield
         finally:
             for reference, value in values:

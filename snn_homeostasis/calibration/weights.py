@@ -31,7 +31,7 @@ def free_std(replay: Replay) -> float | None:
     None where the membrane cannot be seen, or there is only one sample.
     """
     threshold = getattr(replay.population.neuron, "threshold", None)
-    if not isinstance(threshold, Tensor) or bool((threshold.abs() < 1e-3).any()) or replay.inside:
+    if not isinstance(threshold, Tensor) or bool((threshold.abs() < 1e-3).any()) or replay.layers_inside:
         return None
     variances = []
     with _raised(threshold) as before:
@@ -48,7 +48,7 @@ def scales_of(population: Population, norms: bool) -> list[ParameterReference]:
 
     A norm has set the scale on purpose: without ``norms`` there is nothing to scale behind one.
     """
-    units = [unit for unit in population.drivers if not is_inside(unit)]
+    units = _with_weights_outside(population)
     if not norms and any(unit.connection.norm is not None for unit in units):
         return []
     references = {id(each.leaf): each for unit in units if (each := _scale_of(unit)) is not None}
@@ -58,13 +58,18 @@ def scales_of(population: Population, norms: bool) -> list[ParameterReference]:
 def centred_weights(population: Population) -> list[tuple[ParameterReference, Tensor]]:
     """Returns the weights with the mean of each row subtracted, where these means drown the rest."""
     centred = []
-    for unit in population.drivers:
+    for unit in _with_weights_outside(population):
         reference = _scale_of(unit)
-        if reference is not None and unit.connection.norm is None and not is_inside(unit):
+        if reference is not None and unit.connection.norm is None:
             new = _centred(unit, reference.tensor)
             if new is not None:
                 centred.append((reference, new))
     return centred
+
+
+def _with_weights_outside(population: Population) -> list[Unit]:
+    units = [unit for unit in population.units if "weight" in unit.connection.references]
+    return [unit for unit in units if not is_inside(unit, "weight")]
 
 
 def factor_of(std: float | None, wanted: float | None) -> float:
