@@ -75,6 +75,9 @@ def test_only_three_files_know_snntorch():
     assert {path.stem for path in knowing} == {"connections", "upstream", "neurons"}
 
 
-def test_everything_public_is_exported_and_documented():
+def test_everything_public_is_documented_and_has_an_example():
     for name in snn_homeostasis.__all__:
-        assert getattr(snn_homeostasis, name).__doc__, name
+        public = getattr(snn_homeostasis, name)
+        assert public.__doc__, name
+        is_message = isinstance(public, type) and issubclass(public, Exception)
+        assert is_message or ">>>" in public.__doc__, name

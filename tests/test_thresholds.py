@@ -32,6 +32,8 @@ SHAPES = {
     "batch of one": (1, 4, 3, 2),
 }
 
+pytestmark = pytest.mark.filterwarnings("ignore:`step` should be called once")
+
 
 def a_conv(threshold, learn=False, target=0.4, **settings):
     """Neurons ``[4, 3, 2]`` that receive what a test gives them."""

@@ -25,7 +25,11 @@ TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 
 
 class DenseConnection(Connection):
-    """Features on the last axis: ``[B, N]``, ``[B, ..., N]``, or N folded into several axes."""
+    """Features on the last axis: ``[B, N]``, ``[B, ..., N]``, or N folded into several axes.
+
+    >>> DenseConnection(nn.Linear(3, 2)).postsyn_receptive(torch.rand(5, 2)).shape
+    torch.Size([5, 2, 1, 1])
+    """
 
     def positions(self, x: Tensor) -> Tensor:
         features = self.features
@@ -35,7 +39,11 @@ class DenseConnection(Connection):
 
 
 class ChannelConnection(Connection):
-    """Channels on the first axis: ``[B, F, *positions]``, also flattened to ``[B, F·L]``."""
+    """Channels on the first axis: ``[B, F, *positions]``, also flattened to ``[B, F·L]``.
+
+    >>> ChannelConnection(nn.Conv2d(3, 2, 3)).postsyn_receptive(torch.rand(5, 2, 4, 4)).shape
+    torch.Size([5, 2, 1, 1, 1, 16])
+    """
 
     def positions(self, x: Tensor) -> Tensor:
         if x.ndim > 2 and x.shape[1] != self.features:
@@ -69,7 +77,13 @@ class TransposedConvConnection(ChannelConnection):
 
 
 class OneToOneConnection(Connection):
-    """A weight that multiplies the input of each neuron; neurons share it where its shape is 1."""
+    """A weight that multiplies the input of each neuron; neurons share it where its shape is 1.
+
+    >>> layer = nn.Module()
+    >>> layer.weight = nn.Parameter(torch.ones(2))
+    >>> OneToOneConnection(layer).postsyn_receptive(torch.rand(5, 2)).shape
+    torch.Size([5, 2, 1])
+    """
 
     @cached_property
     def features(self) -> int:

@@ -69,13 +69,20 @@ def plot_rates(history: RateHistory) -> "Figure":
 
 
 def plot_summary(homeostasis: Reports) -> "Figure":
-    """Draws a histogram of the rates of all neurons for each cell, with lines at targets and edges of bands.
+    """Draws a histogram of the rates of all neurons for each cell.
 
-    Needs matplotlib, the extra ``plots``.
+    Vertical lines are the targets, or the edges of bands. Needs matplotlib, the extra ``plots``.
 
     Raises:
         HomeostasisError: without matplotlib.
         NoSpikesError: if a cell was never observed.
+
+    >>> import snntorch as snn, torch
+    >>> from snn_homeostasis import LinearHomeostasis, plot_summary
+    >>> net = torch.nn.Sequential(torch.nn.Linear(4, 8), snn.Leaky(beta=0.9, init_hidden=True))
+    >>> homeostasis = LinearHomeostasis(target=0.1, param="bias").attach(net)
+    >>> spikes = net(torch.rand(16, 4))
+    >>> figure = plot_summary(homeostasis)
     """
     rates = homeostasis.rates()
     require(bool(rates), "homeostasis", "have cells", None, "Call `attach(model)` first.", show="none")
