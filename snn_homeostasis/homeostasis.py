@@ -189,7 +189,7 @@ class Homeostasis(Registration, Reports, Calibrating, Rule, nn.Module):
         processes.reduce(units)
         changes: list[Change] = []
         with processes.deferring(Exception):
-            changes = changes_of((slot for unit in active for slot in unit.slots.values()), self._slots())
+            changes = changes_of([slot for unit in active for slot in unit.slots.values()], self._slots())
             require_finite_cells([] if several else waiting, changes=changes, units=active)
             for unit in waiting:
                 unit.look(several)

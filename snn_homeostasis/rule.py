@@ -76,15 +76,17 @@ class Rule(ABC):
         """
         state, samples = unit.state, unit.samples
         summed = state.batch_reduction in SUMS
-        goal = unit.target_for(unit.counted(), target)
+        total = unit.counted()
+        goal = unit.target_for(total, target)
         if isinstance(goal, Band):
-            return self._toward_band(unit, goal, samples, summed)
+            return self._toward_band(unit, total, goal, samples, summed)
         signed = signed and (summed or state.batch_reduction in MEANS)
-        sums = unit.summed_estimate(goal, samples=signed) if self._is_linear() else None
+        sums = unit.summed_estimate(total, goal, samples=signed) if self._is_linear() else None
         if sums is None:
             parts = self.parts(unit.cell, state, unit.estimate(), goal)
             return unit.slot.checked(*parts, samples, summed, unit.rate, self._finish_of(state))
-        term = self._linear_term(state.strength * samples if signed and summed else state.strength, *sums)
+        strength = state.strength
+        term = self._linear_term(strength * samples if signed and summed else strength, *sums)
         if signed:
             pos, neg = unit.connection.shaped_for(state.param, term), None
         else:
@@ -92,24 +94,24 @@ class Rule(ABC):
             neg = below.abs()
         return Contribution(pos, neg, samples, summed, unit.rate, self._finish_of(state))
 
-    def _toward_band(self, unit: Unit, band: Band, samples: int, summed: bool) -> Contribution:
+    def _toward_band(self, unit: Unit, total: Tensor, band: Band, samples: int, summed: bool) -> Contribution:
         """Applies the rule to the mean rate and each edge of a band; what pushes out of it is dropped."""
         state = unit.state
         self._require_means(state.batch_reduction)
         strength = abs(state.strength) * (samples if summed else 1)
-        pushes = [self._push(unit, strength, edge) for edge in (band.low, band.high)]
+        pushes = [self._push(unit, total, strength, edge) for edge in (band.low, band.high)]
         present = next(push for push in pushes if push is not None)
         up, down = (torch.zeros_like(present) if push is None else push for push in pushes)
         finish = (self._finish_of(state) or Finish())._replace(band=1 if state.strength > 0 else -1)
         return Contribution(up, down, samples, summed, unit.rate, finish)
 
-    def _push(self, unit: Unit, strength: float, edge: float | None) -> Tensor | None:
-        sums = None if edge is None else unit.summed_estimate(edge, samples=True)
+    def _push(self, unit: Unit, total: Tensor, strength: float, edge: float | None) -> Tensor | None:
+        sums = None if edge is None else unit.summed_estimate(total, edge, samples=True)
         if sums is None:
             return None
-        total, scale, rate = sums
+        summed, scale, rate = sums
         linear = self._is_linear()
-        term = self._linear_term(strength, *sums) if linear else self.drive(total * scale, rate) * strength
+        term = self._linear_term(strength, *sums) if linear else self.drive(summed * scale, rate) * strength
         return unit.connection.shaped_for(unit.state.param, torch.as_tensor(term))
 
     def _finish_of(self, state: CellState) -> Finish | None:

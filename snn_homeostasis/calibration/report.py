@@ -27,6 +27,14 @@ class CalibratedCell:
         free_std: how far the free membrane differs between samples, in thresholds; None if unseen.
         slopes: of the surrogate, before and after; None if it has none.
         note: what was left alone, and why; empty if all went well.
+
+    >>> import snntorch as snn, torch
+    >>> from snn_homeostasis import LinearHomeostasis
+    >>> net = torch.nn.Sequential(torch.nn.Linear(4, 8), snn.Leaky(beta=0.9, init_hidden=True))
+    >>> homeostasis = LinearHomeostasis(target=0.1, param="bias").attach(net)
+    >>> (cell,) = homeostasis.calibrate(torch.rand(64, 4), num_steps=50, progress=False).cells
+    >>> cell.name, round(cell.after, 1)
+    ('1', 0.1)
     """
 
     name: str
@@ -75,6 +83,14 @@ class CalibrationReport:
         seconds: it took.
         notes: about the model as a whole.
         undo: puts parameters and surrogates back as they were before.
+
+    >>> import snntorch as snn, torch
+    >>> from snn_homeostasis import LinearHomeostasis
+    >>> net = torch.nn.Sequential(torch.nn.Linear(4, 8), snn.Leaky(beta=0.9, init_hidden=True))
+    >>> homeostasis = LinearHomeostasis(target=0.1, param="bias").attach(net)
+    >>> report = homeostasis.calibrate(torch.rand(64, 4), num_steps=50, progress=False)
+    >>> report.samples
+    64
     """
 
     cells: tuple[CalibratedCell, ...]

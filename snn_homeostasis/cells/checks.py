@@ -56,12 +56,11 @@ def require_finite_cells(
     """Checks the membranes of some units, what waits in the slots of others, and changes of any."""
     membranes = [(unit, membrane) for unit in watched if (membrane := unit.hook.membrane) is not None]
     rates = [(unit, part) for unit in rated for part in (unit.slot.pos, unit.slot.neg) if part is not None]
+    tensors = [change.outcome for change in changes]
+    tensors += [part for _, part in rates]
+    tensors += [membrane for _, membrane in membranes]
     require_finite(
-        [
-            *(change.outcome for change in changes),
-            *(part for _, part in rates),
-            *(each for _, each in membranes),
-        ],
+        tensors,
         lambda: [
             *(f"{owner_of(change.slots[0], units).name!r} (update)" for change in changes),
             *(f"{unit.name!r} (rate)" for unit, _ in rates),

@@ -1,7 +1,7 @@
 """The settings of one registered cell, as they are now."""
 
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -45,6 +45,8 @@ class CellState(TensorState):
     A checkpoint holds them, except a batch reduction of the user's own, which stays as it is.
 
     Attributes:
+        param: the kind of the regulated parameter: "weight", "bias" or "delay".
+        batch_reduction: reduces each part of an update over the batch: ``fn(tensor, dim)``.
         steps: the number of updates that the rule of this cell had a part in.
         contributed: whether it has added to a slot since the last of them.
         population: whether the mean over all neurons is held, in place of each of them.
@@ -87,29 +89,22 @@ class CellState(TensorState):
     def plasticity(self, plasticity: Plasticity) -> None:
         self._plasticity = checked_plasticity(plasticity)
 
-    @property
-    def param(self) -> str:
-        """The kind of the regulated parameter: "weight", "bias" or "delay"."""
-        return self._param
+    def __setattr__(self, name: str, value: Any) -> None:
+        # in place of properties, whose getters every step would call several times for each cell
+        if name == "param":
+            self._set_param(value)
+            return
+        if name == "batch_reduction":
+            check_reduction(value)
+        super().__setattr__(name, value)
 
-    @param.setter
-    def param(self, param: str) -> None:
+    def _set_param(self, param: str) -> None:
         param = checked_param(param)
         self.require_offered(param)
-        self._param = param
+        vars(self)["param"] = param
         self._natural = natural_start(self._cell.connection, param)
         # a longer delay takes spikes apart; a threshold acts behind the layer, whatever its sign
         self._sign = {"delay": -self._cell.sign, "threshold": -1}.get(param, self._cell.sign)
-
-    @property
-    def batch_reduction(self) -> BatchReduction:
-        """Reduces each part of an update over the batch: ``fn(tensor, dim)``."""
-        return self._reduction
-
-    @batch_reduction.setter
-    def batch_reduction(self, reduction: BatchReduction) -> None:
-        check_reduction(reduction)
-        self._reduction = reduction
 
     @property
     def target(self) -> Target | None:

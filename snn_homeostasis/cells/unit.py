@@ -54,7 +54,7 @@ class Unit:
     def samples(self) -> int:
         """How many samples the estimate is of; of several processes, one with an empty batch has none."""
         total = self.rate.total
-        return 0 if total is None or (self.slot.shared and self._is_empty_batch()) else total.shape[0]
+        return 0 if total is None or self._is_blank() else total.shape[0]
 
     @property
     def slot(self) -> Slot:
@@ -155,13 +155,15 @@ class Unit:
             return (self.counted() / (self.rate.weight or 1.0)).float()
         return self.rate.rate
 
-    def summed_estimate(self, target: Rate, samples: bool) -> tuple[Tensor, float, Rate] | None:
-        """Returns a sum and a number, whose product is a mean rate, and the target laid out alike.
+    def summed_estimate(
+        self, total: Tensor, target: Rate, samples: bool
+    ) -> tuple[Tensor, float, Rate] | None:
+        """Returns a sum of a total and a number, whose product is a mean rate, and the target laid out alike.
 
         The mean is taken over the positions that share a parameter, ``[B, ...]`` against the weight,
         and over the samples if these are wanted, ``[...]``. None if targets differ among them.
         """
-        total, view = self.counted(), partial(self.connection.receptive, self.state.param)
+        view = partial(self.connection.receptive, self.state.param)
         if isinstance(target, Tensor):
             laid = view(target.expand(total.shape))
             if any(laid.shape[dim] > 1 and laid.stride(dim) for dim in ((0, -1) if samples else (-1,))):

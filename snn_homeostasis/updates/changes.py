@@ -75,8 +75,7 @@ def changes_of(slots: Iterable[Slot], tied: Iterable[Slot] = ()) -> list[Change]
     groups: dict[int, tuple[Tensor, dict[Slot, None], list[Slot]]] = {}
     for slot in slots:
         if slot.contributions:
-            slot.require_changeable()
-            leaf = slot.reference.leaf
+            leaf = slot.require_changeable()
             groups.setdefault(id(leaf), (leaf, {}, []))[1][slot] = None
     for slot in tied:
         if slot.bounds is not None or slot.residue is not None:
@@ -126,7 +125,8 @@ def _change_of(leaf: Tensor, slots: Sequence[Slot], tied: Sequence[Slot]) -> Cha
         contributions = [each for slot in slots for each in slot.contributions]
     pos, neg = joined(contributions, slot.reference)
     pos, neg = pos.to(leaf.device), None if neg is None else neg.to(leaf.device)
-    if slot.sharded or is_distributed(leaf):
+    is_spread = is_distributed(leaf)
+    if slot.sharded or is_spread:
         _require_same_sharding(slots, is_sharded(leaf))
         pos, neg = replicate_as(pos, leaf), None if neg is None else replicate_as(neg, leaf)
     is_stuck = None
@@ -138,7 +138,8 @@ def _change_of(leaf: Tensor, slots: Sequence[Slot], tied: Sequence[Slot]) -> Cha
         (outcome, operations), residue = _operations(slot, bounds, leaf, pos, neg), None
         if slot.limits is not None:
             operations.append(partial(slot.limits.clamp_, leaf))
-    return Change(slots, leaf, local(outcome), operations, residue, tied, is_stuck)
+    outcome = local(outcome) if is_spread else outcome
+    return Change(slots, leaf, outcome, operations, residue, tied, is_stuck)
 
 
 def _operations(

@@ -84,18 +84,25 @@ class Slot(TensorState):
     def neg(self, neg: Tensor | None) -> None:
         self._replace_last(neg=neg)
 
-    def require_changeable(self, owner: str = "") -> None:
-        """Raises UnsupportedLayerError if the parameter cannot change; looks only if it is another one.
+    def require_changeable(self, owner: str = "") -> Tensor:
+        """Returns the Parameter; looks whether it can change only if it is another one than before.
 
         Args:
             owner: what the message calls the parameter.
+
+        Raises:
+            UnsupportedLayerError: if it cannot.
         """
-        form = self.reference.form
+        reference = self.reference
+        plain = reference.plain
+        form: object = plain
+        if plain is None:
+            form = reference.form
         if not self._checked or form is not self._checked[0]:
-            self.reference.require_changeable(owner)
-            self._checked = (
-                form,
-            )  # not weak: `torch.utils.swap_tensors` refuses tensors with weak references
+            reference.require_changeable(owner)
+            # not weak: `torch.utils.swap_tensors` refuses tensors with weak references
+            self._checked = (form,)
+        return reference.leaf if plain is None else plain
 
     def add(self, pos: Tensor | None, neg: Tensor | None) -> None:
         """Adds a part that raises the parameter and one that lowers it; the sign of ``neg`` is dropped.
