@@ -3,7 +3,7 @@
 >>> import snntorch as snn, torch
 >>> from snn_homeostasis import LinearHomeostasis
 >>> net = torch.nn.Sequential(torch.nn.Linear(4, 8), snn.Leaky(beta=0.9, init_hidden=True))
->>> homeostasis = LinearHomeostasis(plasticity=0.05, target=0.1, param="bias").attach(net)
+>>> homeostasis = LinearHomeostasis(target=0.1, param="bias").attach(net)
 >>> for _ in range(20):
 ...     spikes = net(torch.rand(16, 4))
 >>> homeostasis.step()

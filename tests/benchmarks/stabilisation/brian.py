@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import snntorch as snn
 import torch
 from matplotlib.figure import Figure
-from poisson import STEPS_PER_SECOND, curve, per_step, poisson, rate, simulate, smooth
+from poisson import DT, STEPS_PER_SECOND, curve, poisson, rate, simulate, smooth
 from report import Finding, Table, each, mean_and_spread
 from torch import Tensor, nn
 
@@ -47,7 +47,7 @@ def ours(drive: Drive, neuron: snn.Leaky, inputs: Tensor) -> Callable[[int], Non
     number = drive.plastic.in_features
     recent = functools.partial(ExponentialRate, tau=TAU)
     bounds = ClampBounds(0.0, LARGEST / number)
-    rule = LinearHomeostasis(PLASTICITY / number, per_step(TARGET), "weight", rate=recent, bounds=bounds)
+    rule = LinearHomeostasis(PLASTICITY / number, TARGET, rate=recent, bounds=bounds, dt=DT)
     rule.register_cell("neuron", Cell(drive.plastic, neuron))
     return lambda steps: rule.step() if steps % EVERY == 0 else None
 

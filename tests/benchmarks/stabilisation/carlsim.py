@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import snntorch as snn
 import torch
 from matplotlib.figure import Figure
-from poisson import STEPS_PER_SECOND, curve, per_step, poisson, rate, simulate
+from poisson import DT, STEPS_PER_SECOND, curve, poisson, rate, simulate
 from report import Finding, Table, each
 from torch import Tensor, nn
 
@@ -54,7 +54,7 @@ def live(start: str, seed: int, learning: int, judged: int) -> Run:
     layer, neuron = nn.Linear(INPUTS, 1, bias=False), snn.Leaky(math.exp(-1 / MEMBRANE), init_hidden=True)
     nn.init.uniform_(layer.weight, 0, 2 * STARTS[start], generator=generator)
     recent = functools.partial(ExponentialRate, tau=TAU)
-    homeostasis = LinearHomeostasis(PLASTICITY, per_step(TARGET), "weight", rate=recent)
+    homeostasis = LinearHomeostasis(PLASTICITY, TARGET, "weight", rate=recent, dt=DT)
     homeostasis.register_cell("neuron", Cell(layer, neuron))
 
     def regulate(steps: int) -> None:

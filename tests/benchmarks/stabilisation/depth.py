@@ -14,11 +14,11 @@ from matplotlib.figure import Figure
 from report import Finding, Table, each, mean_and_spread
 from torch import nn
 
-from snn_homeostasis import ExponentialRate, LinearHomeostasis
+from snn_homeostasis import Band, Homeostasis, LinearHomeostasis, SynapticScaling
 
 DEPTHS, WIDTH, CLASSES = (2, 4, 6, 8), 128, 10
-EPOCHS, BATCH, LEARNING_RATE = 8, 64, 1e-3
-CALIBRATION, CALIBRATING, TRAINING, TAU = 60, 0.05, 0.001, 100  # rounds, the two plasticities, steps
+EPOCHS, BATCH, LEARNING_RATE = (8, 24), 64, 1e-3
+SAMPLES = 512  # to calibrate on
 
 
 def default(net: nn.Sequential, data: Digits) -> None:
@@ -48,24 +48,47 @@ def fluctuating(net: nn.Sequential, data: Digits) -> None:
         layer.bias.zero_()
 
 
-@torch.no_grad()
-def calibrate(net: nn.Sequential, data: Digits, rounds: int, generator: torch.Generator) -> None:
+def two_lines(net: nn.Sequential) -> Homeostasis:
+    """The rule as the README has it."""
+    return LinearHomeostasis(target=TARGET, param="bias").attach(net)
+
+
+def with_target(net: nn.Sequential, target: Band) -> Homeostasis:
+    """The two lines toward another target."""
+    return LinearHomeostasis(target=target, param="bias").attach(net)
+
+
+def by_threshold(net: nn.Sequential) -> Homeostasis:
+    """The two lines on thresholds in place of biases."""
+    return LinearHomeostasis(target=TARGET, param="threshold").attach(net)
+
+
+def scaling(net: nn.Sequential) -> Homeostasis:
+    """Synaptic scaling with its default plasticity."""
+    return SynapticScaling(target=TARGET).attach(net)
+
+
+def constant(net: nn.Sequential, plasticity: float) -> Homeostasis:
+    """A plasticity that does not fall, on the rate since the last step."""
+    return LinearHomeostasis(plasticity, TARGET, "bias").attach(net)
+
+
+def calibrate(net: nn.Sequential, data: Digits) -> None:
     """Brings every layer to the target before training, without labels."""
-    homeostasis = LinearHomeostasis(CALIBRATING, TARGET, "bias").attach(net)
-    for x in digits.batches(data.train_x, rounds, BATCH, generator):
-        homeostasis.clear()
-        digits.rates_of(net, x)
-        homeostasis.step()
+    homeostasis = two_lines(net)
+    homeostasis.calibrate(data.train_x[:SAMPLES], num_steps=digits.STEPS, progress=False)
+    homeostasis.remove()
+
+
+Rule = Callable[[nn.Sequential], Homeostasis]
 
 
 def train(
-    net: nn.Sequential, data: Digits, epochs: int, generator: torch.Generator, *, regulated: bool
+    net: nn.Sequential, data: Digits, epochs: int, generator: torch.Generator, rule: Rule | None
 ) -> None:
     optimizer = torch.optim.Adam(net.parameters(), lr=LEARNING_RATE)
-    if regulated:
-        recent = functools.partial(ExponentialRate, tau=TAU)
-        homeostasis = LinearHomeostasis(TRAINING, TARGET, "bias", rate=recent).attach(net)
-        homeostasis.follow(optimizer)
+    if rule is not None:
+        rule(net).follow(optimizer)
     for _ in range(epochs):
         for batch in torch.randperm(len(data.train_x), generator=generator).split(BATCH):
             counts = digits.STEPS * digits.rates_of(net, data.train_x[batch])[-1]
@@ -81,18 +104,23 @@ class Treatment:
 
     init: Callable[[nn.Sequential, Digits], None] = default
     calibrated: bool = False
-    regulated: bool = False
+    rule: Rule | None = None
 
 
-PLAIN, OURS, RIVALS = "plain", "calibrated, rule on", ["fluctuation-driven init", "Kaiming init"]
+PLAIN, OURS, RIVALS = "plain", "two lines", ["fluctuation-driven init", "Kaiming init"]
 TREATMENTS = {
     PLAIN: Treatment(),
-    "two lines": Treatment(regulated=True),
-    "calibrated, rule off": Treatment(calibrated=True),
-    OURS: Treatment(calibrated=True, regulated=True),
+    OURS: Treatment(rule=two_lines),
+    "calibrated": Treatment(calibrated=True),
+    "calibrated, two lines": Treatment(calibrated=True, rule=two_lines),
+    "band": Treatment(rule=functools.partial(with_target, target=Band(TARGET / 2, 2 * TARGET))),
+    "floor": Treatment(rule=functools.partial(with_target, target=Band(TARGET / 10, None))),
+    "thresholds": Treatment(rule=by_threshold),
+    "synaptic scaling": Treatment(rule=scaling),
+    "constant 0.001": Treatment(rule=functools.partial(constant, plasticity=0.001)),
+    "constant 0.01": Treatment(rule=functools.partial(constant, plasticity=0.01)),
     RIVALS[0]: Treatment(fluctuating),
     RIVALS[1]: Treatment(kaiming),
-    "Kaiming init, calibrated, rule on": Treatment(kaiming, calibrated=True, regulated=True),
 }
 
 
@@ -102,38 +130,48 @@ class Run:
 
     depth: int
     treatment: str
+    epochs: int
     accuracy: float
     rate: float
     silent: float
 
 
-def live(depth: int, name: str, seed: int, epochs: int, rounds: int) -> Run:
+def live(depth: int, name: str, seed: int, epochs: int) -> Run:
     torch.manual_seed(seed)
     generator = torch.Generator().manual_seed(seed)
     data, net, treatment = digits.load(), digits.dense(depth, WIDTH, CLASSES), TREATMENTS[name]
     treatment.init(net, data)
     if treatment.calibrated:
-        calibrate(net, data, rounds, torch.Generator().manual_seed(seed))
-    train(net, data, epochs, generator, regulated=treatment.regulated)
+        calibrate(net, data)
+    train(net, data, epochs, generator, treatment.rule)
     *hidden, output = digits.judged(net, data.test_x)
     accuracy = (output.argmax(1) == data.test_y).float().mean().item()
     rate = torch.stack([layer.mean() for layer in hidden]).mean().item()
-    return Run(depth, name, accuracy, rate, digits.silent(hidden))
+    return Run(depth, name, epochs, accuracy, rate, digits.silent(hidden))
 
 
 def run(seeds: Sequence[int], quick: bool) -> Finding:
-    epochs, rounds, depths = (1, 5, DEPTHS[:1]) if quick else (EPOCHS, CALIBRATION, DEPTHS)
-    runs = each(live, itertools.product(depths, TREATMENTS, seeds, [epochs], [rounds]), "d")
+    epochs, depths = ((1,), DEPTHS[:1]) if quick else (EPOCHS, DEPTHS)
+    longest = {epochs[0]: depths} | dict.fromkeys(epochs[1:], depths[2:3])  # long at six layers alone
+    settings = [
+        (depth, name, seed, each_epochs)
+        for each_epochs, some in longest.items()
+        for depth, name, seed in itertools.product(some, TREATMENTS, seeds)
+    ]
+    runs = each(live, settings, "d")
+    first = [r for r in runs if r.epochs == epochs[0]]
+    columns = [(depth, each_epochs) for each_epochs, some in longest.items() for depth in some]
     return Finding(
         "d. Does it help?",
-        f"Fully connected nets with 2 to 8 hidden layers of {WIDTH} on scikit-learn's digits, {epochs} "
-        f"epochs of Adam at {LEARNING_RATE:g}, 599 test images. *Two lines*: a bias rule of plasticity "
-        f"{TRAINING:g} during training. *Calibrated*: {rounds} rounds of plasticity {CALIBRATING:g} before "
-        "training, without labels. The rivals: a fluctuation-driven initialisation (Rossbroich et al. "
-        "2022), and Kaiming's with gain 1.",
-        [_verdict(runs, depth) for depth in depths],
-        [_table(runs, depths)],
-        functools.partial(_draw, runs=runs, depths=depths),
+        f"Fully connected nets with 2 to 8 hidden layers of {WIDTH} on scikit-learn's digits, {epochs[0]} "
+        f"epochs of Adam at {LEARNING_RATE:g}, 599 test images. *Two lines*: the rule as the README has it, "
+        f"no number but the target {TARGET}. *Calibrated*: `calibrate` on {SAMPLES} training images before, "
+        "without labels. *Band*: half to twice the target; *floor*: a tenth of it, and nothing above. "
+        "*Constant*: a plasticity that does not fall. The rivals: a fluctuation-driven initialisation "
+        "(Rossbroich et al. 2022), and Kaiming's with gain 1.",
+        [_verdict(first, depth) for depth in depths],
+        [_table(runs, columns)],
+        functools.partial(_draw, runs=first, depths=depths),
         (11, 4.5),
     )
 
@@ -151,23 +189,24 @@ def _verdict(runs: Sequence[Run], depth: int) -> str:
     )
 
 
-def _table(runs: Sequence[Run], depths: Sequence[int]) -> Table:
+def _table(runs: Sequence[Run], columns: Sequence[tuple[int, int]]) -> Table:
     rows = []
     for name in TREATMENTS:
         cells = []
-        for depth in depths:
-            same = [r for r in runs if (r.depth, r.treatment) == (depth, name)]
+        for depth, epochs in columns:
+            same = [r for r in runs if (r.depth, r.treatment, r.epochs) == (depth, name, epochs)]
             accuracy = mean_and_spread((100 * r.accuracy for r in same), ".1f")
             silent = sum(r.silent for r in same) / len(same)
             cells.append(f"{accuracy} % ({silent:.0%})")
         rows.append([name, *cells])
-    return Table(["accuracy (silent neurons)", *(f"{depth} hidden" for depth in depths)], rows)
+    heads = [f"{depth} hidden, {epochs} epochs" for depth, epochs in columns]
+    return Table(["accuracy (silent neurons)", *heads], rows)
 
 
 def _draw(figure: Figure, runs: Sequence[Run], depths: Sequence[int]) -> None:
     axes = figure.subplots()
-    colours = [f"tab:{name}" for name in ("gray", "orange", "green", "blue", "red", "brown", "purple")]
-    for number, (name, colour) in enumerate(zip(TREATMENTS, colours, strict=True)):
+    for number, name in enumerate(TREATMENTS):
+        colour = f"C{number % 10}" if number < 10 else ("black", "tan")[number - 10]
         shift = 0.08 * (number - (len(TREATMENTS) - 1) / 2)
         same = [r for r in runs if r.treatment == name]
         axes.plot(
@@ -178,4 +217,4 @@ def _draw(figure: Figure, runs: Sequence[Run], depths: Sequence[int]) -> None:
     axes.axhline(100 / CLASSES, color="black", linestyle=":", linewidth=1, label="chance")
     axes.set(xlabel="hidden layers", ylabel="test accuracy [%]", ylim=(0, 102), xticks=depths)
     axes.set_title("Accuracy: each seed, and the mean")
-    figure.legend(loc="outside right center")
+    figure.legend(loc="outside right center", fontsize=8)

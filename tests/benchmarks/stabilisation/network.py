@@ -58,8 +58,14 @@ SCENES = [
 ]
 
 
+def two_lines(net: nn.Sequential, param: str) -> Regulate:
+    """This package with its defaults: the target is the only number."""
+    homeostasis = LinearHomeostasis(target=TARGET, param=param).attach(net)
+    return lambda rates: homeostasis.step()
+
+
 def ours(net: nn.Sequential, param: str, rate: Callable, forget: bool = False) -> Regulate:
-    """This package, two lines; `forget` clears the estimate after each step."""
+    """This package with a constant plasticity; `forget` clears the estimate after each step."""
     homeostasis = LinearHomeostasis(PLASTICITY[param], TARGET, param, rate=rate).attach(net)
 
     def regulate(rates: list[Tensor]) -> None:
@@ -119,7 +125,9 @@ ESTIMATORS = {
     f"exponential {MEMORY}": {"rate": functools.partial(ExponentialRate, tau=MEMORY)},
     f"windowed {MEMORY}": {"rate": functools.partial(WindowedRate, MEMORY)},
 }
+DEFAULTS = {f"{param}, defaults": param for param in ("bias", "weight", "threshold")}
 RULES: dict[str, Callable[[nn.Sequential], Regulate]] = {
+    **{name: functools.partial(two_lines, param=param) for name, param in DEFAULTS.items()},
     **{
         f"{param}, {name}": functools.partial(ours, param=param, **estimator)
         for param in PLASTICITY
@@ -132,7 +140,13 @@ RULES: dict[str, Callable[[nn.Sequential], Regulate]] = {
 
 
 # one of each kind
-QUICK = [f"bias, exponential {MEMORY}", "inferno, bias", "rate-target loss", "l1_rate_sparsity"]
+QUICK = [
+    "bias, defaults",
+    f"bias, exponential {MEMORY}",
+    "inferno, bias",
+    "rate-target loss",
+    "l1_rate_sparsity",
+]
 
 
 @dataclass(frozen=True)
@@ -195,8 +209,10 @@ def run(seeds: Sequence[int], quick: bool) -> Finding:
         "c. Whole networks",
         "Plain nets of `Leaky` neurons on scikit-learn's digits: 6 dense layers of 100, and 4 "
         f"convolutions. A round is one `step()` after {BATCH} random images of {digits.STEPS} steps; "
-        f"{rounds} rounds, target {TARGET}. Plasticity {PLASTICITY['bias']} for biases and "
-        f"{PLASTICITY['weight']} for weights, as the README advises; `exponential` and `windowed` remember "
+        f"{rounds} rounds, target {TARGET}. `defaults` names nothing but the target. The others have a "
+        f"constant plasticity, {PLASTICITY['bias']} for biases and {PLASTICITY['weight']} for weights; "
+        "`exponential` "
+        "and `windowed` remember "
         f"{MEMORY} steps, `cumulative` everything, `cleared` one round. Starts: *silent*, a tenth of the "
         "default weights and no bias; *saturated*, weights shifted up by 3 / fan-in; *bias 1*, neurons "
         "that fire without any input. `inferno` is its published rule and updater on these nets; the "
@@ -230,6 +246,7 @@ def _table(runs: Sequence[Run]) -> Table:
 
 
 DRAWN = {
+    "bias, defaults": "black",
     "bias, cumulative": "tab:cyan",
     "bias, cumulative, cleared": "tab:blue",
     f"bias, exponential {MEMORY}": "tab:green",

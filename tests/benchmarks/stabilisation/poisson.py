@@ -6,11 +6,7 @@ import torch
 from torch import Tensor, nn
 
 STEPS_PER_SECOND = 1000
-
-
-def per_step(hertz: float) -> float:
-    """A rate in Hz as spikes per step of 1 ms."""
-    return hertz / STEPS_PER_SECOND
+DT = 1 / STEPS_PER_SECOND
 
 
 def poisson(hertz: Tensor, seconds: float, generator: torch.Generator) -> Tensor:
