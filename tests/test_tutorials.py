@@ -16,8 +16,8 @@ SAYS = {
     "00_quickstart": "calibrated and regulated",
     "01_rescue_a_silent_network": "calibrated and two lines",
     "02_attach_to_your_model": "bias, bounded",
-    "03_homeostasis_with_stdp": "neurons used",
-    "04_delays": "volleys, too many",
+    "03_homeostasis_with_stdp": "busiest tenth",
+    "04_delays": "too many",
     "05_extend_it": "your rule",
 }
 

@@ -21,8 +21,9 @@ class LinearHomeostasis(Homeostasis):
     and each part is reduced over the batch. For delays and thresholds the sign of λ is reversed: a
     shorter delay brings spikes together, and a neuron with a lower threshold fires more.
 
-    This is the rule of the `inferno` library (``inferno.learn.LinearHomeostasis``) with its faults
-    mended, after the synaptic scaling of Turrigiano et al. (1998).
+    The rule is that of Nadafian and Ganjtabesh (2020), arXiv 2011.09380, as the `inferno` library has
+    it (``inferno.learn.LinearHomeostasis``), with the library's faults mended. The idea is the
+    synaptic scaling of Turrigiano et al. (1998).
 
     Args:
         plasticity: λ, the change of the parameter per `step` at ``(r* - r) / r* = 1``: a number, which
