@@ -2,7 +2,7 @@
 
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
@@ -29,6 +29,13 @@ from .rule import Rule
 from .updates import Change, Slot, Waiting, apply_changes, changes_of, without_gradients
 
 __all__ = ["Homeostasis"]
+
+
+class Step(NamedTuple):
+    """What one step asks for once."""
+
+    processes: Processes
+    slots: list[Slot]
 
 
 class Homeostasis(Registration, Reports, Calibrating, Rule, nn.Module):
@@ -63,7 +70,7 @@ class Homeostasis(Registration, Reports, Calibrating, Rule, nn.Module):
     True
     """
 
-    ties = Registration.ties | {"_following", "_step_post_hooks", "_updates_next"}
+    ties = Registration.ties | {"_following", "_step_post_hooks", "_stepping"}
 
     def __init__(self, defaults: Settings, process_group: Group = AUTO) -> None:
         super().__init__(defaults)
@@ -149,17 +156,17 @@ class Homeostasis(Registration, Reports, Calibrating, Rule, nn.Module):
             if target is not None:
                 check_target(target)
             units = [unit for unit in select(self._units, cells) if unit.active]
-            bounded = [id(slot.reference.leaf) for slot in self._slots() if slot.bounds is not None]
+            bounded = [id(slot.reference.leaf) for slot in self._slots if slot.bounds is not None]
             contributions = []
             for unit in units:
                 needs_parts = bounded and id(unit.slot.reference.leaf) in bounded  # if only by a tied layer
-                signed = self._updates_next and not needs_parts
+                signed = self._stepping is not None and not needs_parts
                 contributions.append(self.contribution(unit, target, signed))
-            before = None if self._updates_next else Waiting(self._slots())  # `step` has its own
+            before = Waiting(self._slots) if self._stepping is None else None  # `step` has its own
             try:
                 for unit, each in zip(units, contributions, strict=True):
                     unit.contribute(each)
-                if not self._updates_next or processes.group is not None:  # otherwise `update` looks
+                if self._stepping is None or processes.group is not None:  # otherwise `update` looks
                     require_finite_cells(units, rated=units)
             except BaseException:
                 if before is not None:
@@ -189,7 +196,7 @@ class Homeostasis(Registration, Reports, Calibrating, Rule, nn.Module):
         processes.reduce(units)
         changes: list[Change] = []
         with processes.deferring(Exception):
-            changes = changes_of([slot for unit in active for slot in unit.slots.values()], self._slots())
+            changes = changes_of([slot for unit in active for slot in unit.slots.values()], self._slots)
             require_finite_cells([] if several else waiting, changes=changes, units=active)
             for unit in waiting:
                 unit.look(several)
@@ -203,17 +210,18 @@ class Homeostasis(Registration, Reports, Calibrating, Rule, nn.Module):
     @without_gradients
     def step(self, target: Target | None = None, cells: Iterable[str] | None = None) -> None:
         """`forward` with these arguments, then `update`: call it after ``optimizer.step()``."""
-        before = Waiting(self._slots())
-        vars(self)["_updates_next"] = True  # an attribute of a module takes longer to set
+        step = Step(self._processes, self._slots)
+        vars(self)["_stepping"] = step  # an attribute of a module takes longer to set
+        before = Waiting(step.slots)
         try:
-            with self._processes.deferring(Exception):
+            with step.processes.deferring(Exception):
                 self(target, cells)
             self.update()
         except BaseException:
             before.put_back()
             raise
         finally:
-            vars(self)["_updates_next"] = False
+            vars(self)["_stepping"] = None
         if target is None:  # with a target of its own it may well be meant
             self._note_step([unit for unit in select(self._units, cells) if unit.active])
 
@@ -244,15 +252,18 @@ class Homeostasis(Registration, Reports, Calibrating, Rule, nn.Module):
     def _tie(self) -> None:
         self._following = Following()
         self._step_post_hooks = OrderedDict()
-        self._updates_next = False  # whether `forward` is a part of `step`
+        self._stepping: Step | None = None  # whether `forward` and `update` are parts of `step`
         super()._tie()
 
     @property
     def _processes(self) -> Processes:
-        return self._groups.of(self._units.values())
+        return self._groups.of(self._units.values()) if self._stepping is None else self._stepping.processes
 
     def _rate_of(self, unit: Unit) -> Tensor:
         return unit.mean_rate(shared=self._processes.group is not None)
 
+    @property
     def _slots(self) -> list[Slot]:
+        if self._stepping is not None:
+            return self._stepping.slots
         return [slot for unit in self._units.values() for slot in unit.slots.values()]

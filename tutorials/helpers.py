@@ -73,9 +73,7 @@ def spike_counts(net: nn.Module, x: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def accuracy_of(
-    net: nn.Module, x: Tensor, y: Tensor, counts: Counts | None = None
-) -> float:
+def accuracy_of(net: nn.Module, x: Tensor, y: Tensor, counts: Counts | None = None) -> float:
     """Returns the share of images whose digit spikes most; ``counts`` is by default a call of the net."""
     net.eval()  # freezes homeostasis, too
     share = ((counts or net)(x).argmax(1) == y).float().mean().item()

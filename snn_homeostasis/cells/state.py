@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ..errors import ArgumentError, is_number
 from ..state import Code, TensorState
-from ..updates import Finish
+from ..updates import Finish, Slot
 from .cell import Cell
 from .plasticity import PLASTICITY_CODE, FallingPlasticity, Plasticity, checked_plasticity, natural_start
 from .settings import MEANS, PARAMS, SUMS, BatchReduction, Settings, check_dt, check_reduction, checked_param
@@ -45,6 +45,7 @@ class CellState(TensorState):
     A checkpoint holds them, except a batch reduction of the user's own, which stays as it is.
 
     Attributes:
+        slot: the slot that the rule writes to.
         param: the kind of the regulated parameter: "weight", "bias" or "delay".
         batch_reduction: reduces each part of an update over the batch: ``fn(tensor, dim)``.
         steps: the number of updates that the rule of this cell had a part in.
@@ -57,6 +58,8 @@ class CellState(TensorState):
         UnsupportedLayerError: for a param that cannot change.
     """
 
+    param: str
+    slot: Slot
     state = ("target_tensor",)
     counters = ("steps", "contributed")
     codes: ClassVar = {
@@ -101,7 +104,8 @@ class CellState(TensorState):
     def _set_param(self, param: str) -> None:
         param = checked_param(param)
         self.require_offered(param)
-        vars(self)["param"] = param
+        own = vars(self)  # `slot` is not saved here, as a module would be
+        own["param"], own["slot"] = param, self._cell.updater.slots[param]
         self._natural = natural_start(self._cell.connection, param)
         # a longer delay takes spikes apart; a threshold acts behind the layer, whatever its sign
         self._sign = {"delay": -self._cell.sign, "threshold": -1}.get(param, self._cell.sign)

@@ -48,7 +48,7 @@ class Unit:
     @property
     def pending(self) -> bool:
         """Whether something waits in a slot."""
-        return bool(self.slot.contributions) or any(slot.pending for slot in self.slots.values())
+        return bool(self.state.slot.contributions) or any(slot.pending for slot in self.slots.values())
 
     @property
     def samples(self) -> int:
@@ -59,7 +59,7 @@ class Unit:
     @property
     def slot(self) -> Slot:
         """The slot that the rule writes to."""
-        return self.slots[self.state.param]
+        return self.state.slot
 
     def saved(self) -> nn.ModuleDict:
         """Returns all that a checkpoint holds of this unit."""
@@ -68,7 +68,7 @@ class Unit:
 
     def contribute(self, contribution: Contribution) -> None:
         """Adds what the rule gives to the slot, without what the guard holds."""
-        self.slot.contributions.append(self.guard.hold(contribution))
+        self.state.slot.contributions.append(self.guard.hold(contribution))
         vars(self.state)["contributed"] = 1  # an attribute of a module takes longer to set
 
     def end_step(self) -> None:
@@ -198,7 +198,7 @@ class Unit:
 
     def _is_blank(self) -> bool:
         """Whether other processes have the samples, and this one has none."""
-        return self.slot.shared and self._is_empty_batch()
+        return self.state.slot.shared and self._is_empty_batch()
 
     def _is_empty_batch(self) -> bool:
         """Whether the model ran, but on no samples."""

@@ -54,6 +54,8 @@ def joined(
     contributions: Sequence[Contribution], reference: ParameterReference
 ) -> tuple[Tensor, Tensor | None]:
     """Adds up contributions to a parameter, as they are applied to it."""
+    if len(contributions) == 1 and contributions[0].finish is None:
+        return contributions[0][:2]
     shares = [each for each in contributions if each.finish is not None and each.finish.relative]
     if not shares:
         return _added(contributions)
