@@ -18,7 +18,7 @@ SAYS = {
     "02_attach_to_your_model": "bias, bounded",
     "03_homeostasis_with_stdp": "busiest tenth",
     "04_delays": "too many",
-    "05_extend_it": "your rule",
+    "05_extend_it": "with homeostasis",
 }
 
 

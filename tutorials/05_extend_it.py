@@ -1,124 +1,88 @@
 # %% [markdown]
 # # Extend it
 #
-# Your layer, your neuron, your estimate of the rate, your bound, your rule: each is one
-# registration or one small class, and the rest of the package stays as it is. This script writes one
-# of each and tries it on scikit-learn's handwritten digits. It takes less than a minute.
+# Your own rule, neuron, layer, estimate of the rate or bound is one registration or one small class.
+# The rest of the package stays as it is. First a rule. It counts in factors: a rate that is twice
+# too high pushes as hard as one that is twice too low. The page takes about ten seconds.
 
 # %%
-import argparse
-from pathlib import Path
-
-import matplotlib.pyplot as plt
 import snntorch as snn
 import torch
-import torch.nn.functional as F  # noqa: N812
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from sklearn.datasets import load_digits
+from helpers import STEPS, digits, options, print_table
 from torch import Tensor, nn
-from tqdm import tqdm
+from torch.nn.functional import linear, softplus
 
-from snn_homeostasis import (
-    Cell,
-    DenseConnection,
-    Homeostasis,
-    LinearHomeostasis,
-    RateEstimator,
-    Settings,
-    connect,
-    one_step,
-    spikes_of,
-)
+from snn_homeostasis import Cell, Homeostasis, Settings
 
-parser = argparse.ArgumentParser(description="Your own layer, neuron, estimator, bound and rule.")
-parser.add_argument("--seed", type=int, default=0)
-parser.add_argument("--rounds", type=int, default=150, help="of regulation")
-parser.add_argument("--output", type=Path, default=Path("05_extend_it.png"), help="the figure")
-parser.add_argument("--quick", action="store_true", help="twenty rounds")
-args, _ = parser.parse_known_args()  # a notebook has arguments of its own
-if args.quick:
-    args.rounds = 20
 
-torch.set_num_threads(1)  # the matrices are too small to share
+class FactorHomeostasis(Homeostasis):
+    def drive(self, rate: Tensor, target: float) -> Tensor:  # how much a neuron wants its bias to rise
+        return torch.log2(target / rate.clamp_min(0.001))
+
+    def parts(self, cell: Cell, state: object, rate: Tensor, target: float) -> tuple[Tensor, Tensor]:
+        return super().parts(cell, state, rate.mean(0, keepdim=True), target)
+
+
+torch.manual_seed(0)
+images, _, test_images, _ = digits()
+net = nn.Sequential(nn.Linear(64, 50), snn.Leaky(beta=0.9, init_hidden=True))
+homeostasis = FactorHomeostasis(Settings(plasticity=0.01, target=0.1, param="bias")).attach(net)
+for _ in range(50):
+    net[1].reset_mem()
+    with torch.no_grad():
+        for _ in range(STEPS):
+            net(images[:256])
+    homeostasis.step()
+print(homeostasis.summary())
 
 # %% [markdown]
+# `drive` is all that a rule needs. It is asked for each sample, and the answers are averaged. The
+# mean of a logarithm is not the logarithm of the mean, so this rule also overrides `parts` and hands
+# on the mean rate of the batch. The base class `Homeostasis` takes the settings as one object.
+#
 # ## The bench
 #
-# One layer, one population of 50 neurons, a target of 0.1 spikes per step. A round shows 64 images
-# for 20 steps and then calls `step()`. The bench counts spikes by hand; `spikes_of` is how the
-# package itself reads a neuron's output, whatever that is.
+# Each net below is one layer and 50 neurons. The bench regulates it round by round, one batch of
+# images each, and then watches it on the test images.
 
 # %%
-NEURONS, STEPS, BATCH, TARGET = 50, 20, 64, 0.1
+from snn_homeostasis import LinearHomeostasis  # noqa: E402
+from snn_homeostasis.monitoring import Watch  # noqa: E402
 
-images = torch.tensor(load_digits().data / 16, dtype=torch.float32)
+args = options("05_extend_it.png", rounds=100)
 
 
 @torch.no_grad()
-def regulate(homeostasis: Homeostasis, layer: nn.Module, neuron: nn.Module, *, forget: bool = True) -> Tensor:
-    """The mean rate of each neuron in each round: [rounds, neurons]."""
-    homeostasis.register_cell("cell", Cell(layer, neuron))
-    rounds = tqdm(range(args.rounds), f"{type(layer).__name__}, {type(neuron).__name__}", unit="round")
-    return torch.stack([one_round(homeostasis, layer, neuron, forget) for _ in rounds])
+def show(net: nn.Sequential, x: Tensor) -> None:
+    net[1].reset_mem()
+    for _ in range(STEPS):
+        net(x)
 
 
-def one_round(homeostasis: Homeostasis, layer: nn.Module, neuron: nn.Module, forget: bool) -> Tensor:
-    x = images[torch.randint(len(images), (BATCH,))]
-    neuron.reset_mem()
-    counts = sum(spikes_of(neuron, neuron(layer(x)))[0] for _ in range(STEPS))
-    homeostasis.step()
-    if forget:
-        homeostasis.clear()  # older spikes were fired under older parameters
-    return counts.mean(0) / STEPS
-
-
-def linear() -> nn.Linear:
-    torch.manual_seed(args.seed)
-    return nn.Linear(64, NEURONS)
+def regulated(net: nn.Sequential, homeostasis: Homeostasis, batch: int = 64) -> Watch:
+    homeostasis.attach(net)
+    for _ in range(args.rounds):
+        show(net, images[torch.randint(len(images), (batch,))])
+        homeostasis.step()
+    with homeostasis.watching() as seen:
+        show(net, test_images)
+    return seen
 
 
 def leaky() -> snn.Leaky:
-    snn.SpikingNeuron.init()
     return snn.Leaky(beta=0.9, init_hidden=True)
 
 
 # %% [markdown]
-# ## Your layer
-#
-# A layer whose weights are all excitatory: it keeps a raw parameter and takes its softplus. The
-# package only has to know how the neurons lie against that parameter. Here they lie as in any dense
-# layer, so the connection is `DenseConnection`, and one line says which parameter plays the weight.
-#
-# The rule presumes that more of the parameter means more spikes: softplus rises, so it does.
-
-
-# %%
-class Excitatory(nn.Module):
-    def __init__(self, inputs: int, outputs: int) -> None:
-        super().__init__()
-        self.raw = nn.Parameter(torch.randn(outputs, inputs) - 6)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.linear(x, F.softplus(self.raw))
-
-
-@connect.register(Excitatory)
-class ExcitatoryConnection(DenseConnection):
-    names = {"weight": "raw"}  # noqa: RUF012
-
-
-torch.manual_seed(args.seed)
-by_layer = regulate(LinearHomeostasis(0.1, TARGET, "weight"), Excitatory(64, NEURONS), leaky())
-
-# %% [markdown]
 # ## Your neuron
 #
-# A neuron that tires: each spike raises its threshold, which then relaxes. It is no snntorch class and
-# returns a dictionary. One registration says where the spikes are.
-
+# This neuron tires: each spike raises its threshold, which then relaxes. It is no class of snntorch,
+# and it returns a dictionary. One registration says where the spikes are. Then `attach` finds it.
 
 # %%
+from snn_homeostasis import one_step, spikes_of  # noqa: E402
+
+
 class Tiring(nn.Module):
     def reset_mem(self) -> None:
         self.mem = self.fatigue = torch.zeros(())
@@ -132,179 +96,194 @@ class Tiring(nn.Module):
 
 
 @spikes_of.register
-def _(neuron: Tiring, output: dict[str, Tensor]) -> Tensor:
-    return one_step(output["spikes"])
+def _(neuron: Tiring, output: dict[str, Tensor]) -> tuple[Tensor]:
+    return one_step(output["spikes"])  # [B, *N]
 
 
-by_neuron = regulate(LinearHomeostasis(0.02, TARGET, "bias"), linear(), Tiring())
+net = nn.Sequential(nn.Linear(64, 50), Tiring())
+print(regulated(net, LinearHomeostasis(plasticity=0.02, target=0.1, param="bias")).summary())
+
+# %% [markdown]
+# ## Your layer
+#
+# The weights of this layer are all excitatory: it keeps a raw parameter and takes its softplus. A
+# rule sees a layer only through its connection, which knows how the neurons lie against the
+# parameters. Here they lie as in any dense layer, and one line says which parameter plays the
+# weight. The rule presumes that more of the parameter means more spikes. Softplus rises, so it does.
+
+# %%
+from snn_homeostasis import DenseConnection, connect  # noqa: E402
+
+
+class Excitatory(nn.Module):
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.raw = nn.Parameter(torch.randn(outputs, inputs) - 6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return linear(x, softplus(self.raw))
+
+
+@connect.register(Excitatory)
+class ExcitatoryConnection(DenseConnection):
+    names = {"weight": "raw"}  # noqa: RUF012
+
+
+net = nn.Sequential(Excitatory(64, 50), leaky())
+print(regulated(net, LinearHomeostasis(plasticity=0.1, target=0.1, param="weight")).summary())
 
 # %% [markdown]
 # ## Your estimate of the rate
 #
-# An estimator keeps a total of spikes `[B, *N]`, and the rate is this total divided by a weight. It
-# defines `update`, which adds the spikes `[T, B, *N]` to the total and counts their steps, and
-# `weight`. The default estimator is the mean over all steps. It never forgets the quiet start, and the
-# rule then raises the rate too far. This estimator weighs recent rounds more: it halves its total
-# and its weight whenever the weight reaches 40 steps.
+# The default, `RecentRate`, knows only what came since the last step. `CumulativeRate` never forgets,
+# so that spikes fired under old parameters still count. The one below lies in between: it forgets
+# half at each step.
 #
-# The base class saves and loads the tensors named in `state`, and `reset` forgets them.
-
+# An estimator keeps a `total` of spikes, `[B, *N]`; the rate is this total divided by `weight`. It
+# defines `update` and `weight`. The base class saves and loads the tensors that `state` names.
 
 # %%
+from snn_homeostasis import CumulativeRate, RateEstimator, RecentRate  # noqa: E402
+
+
 class HalvingRate(RateEstimator):
     state = (*RateEstimator.state, "seen")
 
     def reset(self) -> None:
         super().reset()
-        self.seen = torch.zeros(())
+        self.seen = torch.zeros(())  # steps, the older ones for less
 
-    def update(self, spikes: Tensor) -> None:
-        keep = torch.where(self.seen < 40, 1.0, 0.5)
-        self.total_for(spikes[0]).mul_(keep).add_(spikes.sum(0))
-        self.seen = keep * self.seen + len(spikes)
+    def update(self, spikes: Tensor) -> None:  # [T, B, *N]
+        self.total_for(spikes[0]).add_(spikes.sum(0))
+        self.seen += len(spikes)
         self.count(len(spikes), spikes.device)
+
+    def close(self) -> None:  # after each step of the rule
+        self.total /= 2
+        self.seen /= 2
 
     @property
     def weight(self) -> float:
         return self.seen.item()
 
 
-def remembering(**settings: object) -> Tensor:
-    return regulate(LinearHomeostasis(0.02, TARGET, "bias", **settings), linear(), leaky(), forget=False)
-
-
-by_default, by_estimate = remembering(), remembering(rate=HalvingRate)
+rows = []
+for estimator in (CumulativeRate, RecentRate, HalvingRate):
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(64, 50), leaky())
+    seen = regulated(
+        net, LinearHomeostasis(plasticity=0.02, target=0.1, param="bias", rate=estimator), batch=8
+    )
+    rows.append([estimator.__name__, f"{seen.metrics()['rate']:.3f}", f"{seen.metrics()['error']:.1%}"])
+print_table(["estimate", "rate", "error"], rows)
 
 # %% [markdown]
+# Each saw 8 images per step. "error" is how far a neuron is from its target, on average.
+#
 # ## Your bound
 #
-# A bound turns the two magnitudes of an update into the change of the parameter. Any function of the
-# three can be one; a bound with limits subclasses `Bounds` and defines `__call__`. This function scales
-# each weight in proportion to itself, as synapses do (Turrigiano et al. 1998): silent synapses stay
-# silent, no weight changes its sign, and a neuron keeps what it has learnt up to a factor.
+# A bound turns the two magnitudes of an update, up and down, into the change of the parameter. Any
+# function of the three can be one; a bound with limits subclasses `Bounds` and defines `__call__`.
+# With this function no weight changes its sign, so that excitation stays excitation.
 
 
 # %%
-def proportional(param: Tensor, pos: Tensor, neg: Tensor) -> Tensor:
-    return param * (pos - neg)
+def keep_sign(param: Tensor, pos: Tensor, neg: Tensor) -> Tensor:
+    change = pos - neg
+    nearly_zero = -0.9 * param
+    return torch.where(param > 0, torch.maximum(change, nearly_zero), torch.minimum(change, nearly_zero))
 
 
-def scaled(**settings: object) -> tuple[Tensor, Tensor, Tensor]:
-    """Rates, and the weights before and after; they start positive and too small."""
-    layer = linear()
-    with torch.no_grad():
-        layer.weight.abs_().mul_(0.02)
-        layer.bias.zero_()
-    before = layer.weight.detach().clone()
-    rates = regulate(LinearHomeostasis(target=TARGET, param="weight", **settings), layer, leaky())
-    return rates, before, layer.weight.detach()
-
-
-by_addition, *_ = added = scaled(plasticity=0.0005)
-by_bound, *_ = multiplied = scaled(plasticity=0.1, bounds=proportional)
+rows = []
+for name, bound in (("no bound", None), ("your bound", keep_sign)):
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(64, 50), leaky())
+    before = net[0].weight.detach().clone()
+    seen = regulated(net, LinearHomeostasis(0.002, target=0.1, param="weight", bounds=bound))
+    changed = (before * net[0].weight < 0).float().mean().item()
+    rows.append([name, f"{seen.metrics()['rate']:.3f}", f"{changed:.1%}"])
+print_table(["weights", "rate", "signs changed"], rows)
 
 # %% [markdown]
-# ## Your rule
+# ## Your rule, with both sides of a synapse
 #
-# A rule defines `drive`: from a rate and a target, how much each neuron wants its parameter to rise. This
-# rule leaves a neuron alone while its rate is within half of the target, so neurons keep some character
-# of their own and none is silent.
+# A rule such as STDP also needs the spikes that enter a layer. `listen_to_inputs` hands them to a
+# listener, step by step. `presyn_receptive` and `postsyn_receptive` lay both sides out against the
+# weight: multiply, and sum over the positions. The same lines work for `Linear` and for
+# convolutions. The result goes into the slot of the cell, as two magnitudes, up and down.
 #
-# `drive` works on each sample by itself. Twenty steps of one image are too few to judge a neuron by, so
-# the rule also overrides `parts` and hands the mean rate over the batch to its `drive`. The base class
-# `Homeostasis` takes the settings as one object.
+# This rule grows a synapse whose input spiked shortly before the neuron, and shrinks the others.
 
 
 # %%
-class BandHomeostasis(Homeostasis):
-    def drive(self, rate: Tensor, target: float) -> Tensor:
-        error = (target - rate) / target
-        return torch.where(error.abs() > 0.5, error, 0.0)
+class Stdp:
+    training = True  # a listener may be switched off
 
-    def parts(self, cell: Cell, state: object, rate: Tensor, target: float) -> tuple[Tensor, Tensor]:
-        return super().parts(cell, state, rate.mean(0, keepdim=True), target)
+    def __init__(self, cell: Cell) -> None:
+        self.cell = cell
+        self.reset()
+        cell.listen_to_inputs(self)
 
+    def reset(self) -> None:
+        self.trace = torch.zeros(())
 
-by_rule = regulate(BandHomeostasis(Settings(0.02, TARGET, "bias")), linear(), leaky())
-by_linear_rule = regulate(LinearHomeostasis(0.02, TARGET, "bias"), linear(), leaky())
+    def update_step(self, inputs: Tensor) -> None:  # [B, *in]
+        self.trace = torch.maximum(0.8 * self.trace, inputs.float())
+
+    def __call__(self) -> None:  # after each step
+        connection = self.cell.connection
+        before = connection.presyn_receptive(self.trace)
+        after = connection.postsyn_receptive(self.cell.neuron.spike.float())
+        up = (before * after).sum(-1).mean(0)
+        down = after.sum(-1).mean(0) * connection.weight
+        self.cell.updater.weight = (0.0005 * up, 0.0005 * down)
+
 
 # %% [markdown]
-# ## What came of it
+# Two layers with the same start see the same images, whose pixels spike at random. Both learn by
+# this rule. In the second one homeostasis adds to the same slot: `homeostasis()` is the rule alone,
+# here for one cell. `update()` applies the slots of all cells: what several rules have added is
+# summed, bounded once and applied once.
 
 # %%
-COURSES = {
-    "your layer": by_layer,
-    "your neuron": by_neuron,
-    "the default estimate": by_default,
-    "your estimate": by_estimate,
-    "no bound": by_addition,
-    "your bound": by_bound,
-    "the linear rule": by_linear_rule,
-    "your rule": by_rule,
-}
+import copy  # noqa: E402
+
+from snn_homeostasis import ClampBounds, RateHistory, plot_rates  # noqa: E402
+
+torch.manual_seed(0)
+first = nn.Linear(64, 50, bias=False)
+nn.init.uniform_(first.weight, 0, 0.05)
+cells = {"STDP alone": Cell(first, leaky()), "with homeostasis": Cell(copy.deepcopy(first), leaky())}
+rules = [Stdp(cell) for cell in cells.values()]
+homeostasis = LinearHomeostasis(plasticity=0.005, target=0.1, param="weight", bounds=ClampBounds(0, 1))
+for name, cell in cells.items():
+    homeostasis.register_cell(name, cell)
+history = RateHistory(homeostasis)
 
 
-def print_table() -> None:
-    print(f"\nRates in spikes per step, target {TARGET}\n")
-    print(f"{'':24}{'first round':>14}{'highest':>10}{'last 5 rounds':>16}{'neurons from - to':>20}")
-    for name, rates in COURSES.items():
-        last = rates[-5:].mean(0)
-        figures = f"{rates[0].mean():14.3f}{rates.mean(1).max():10.3f}{last.mean():16.3f}"
-        print(f"{name:24}{figures}{last.min():13.3f} - {last.max():.3f}")
+@torch.no_grad()
+def learn(x: Tensor) -> None:
+    for rule in rules:
+        rule.reset()
+        rule.cell.neuron.module.reset_mem()
+    for _ in range(STEPS):
+        pixels = torch.bernoulli(0.5 * x)
+        for rule in rules:
+            layer, neuron = rule.cell.connection.layer, rule.cell.neuron.module
+            neuron(layer(pixels))
+            rule()
 
 
-print_table()
+for _ in range(args.rounds):
+    learn(images[torch.randint(len(images), (64,))])
+    homeostasis(cells=["with homeostasis"])
+    homeostasis.update()
+print(homeostasis.summary())
 
 # %% [markdown]
-# ## The picture
+# STDP alone runs away: more spikes, more growth, more spikes. With homeostasis the rate stays where
+# the two rules balance, a little above the target, which is the grey line.
 
 # %%
-OURS, YOURS = "tab:gray", "tab:blue"
-
-
-def draw() -> Figure:
-    figure = plt.figure(figsize=(15, 8), layout="constrained")
-    layer, neuron, estimate, bound, weights, rule = figure.subplots(2, 3).flat
-    draw_course(layer, "a  Your layer", {"50 neurons": (by_layer, YOURS)})
-    draw_course(neuron, "b  Your neuron", {"50 neurons": (by_neuron, YOURS)})
-    compared = {"the default": (by_default, OURS), "yours": (by_estimate, YOURS)}
-    draw_course(estimate, "c  Your estimate of the rate", compared)
-    draw_course(bound, "d  Your bound", {"none": (by_addition, OURS), "yours": (by_bound, YOURS)})
-    draw_weights(weights)
-    draw_rates(rule)
-    return figure
-
-
-def draw_course(axes: Axes, title: str, courses: dict[str, tuple[Tensor, str]]) -> None:
-    for name, (rates, colour) in courses.items():
-        rounds = range(1, len(rates) + 1)
-        thin, *_ = axes.plot(rounds, rates, color=colour, linewidth=0.5, alpha=0.3)
-        thin.set_label(f"{name}: each")
-        axes.plot(rounds, rates.mean(1), color=colour, linewidth=2.5, label=f"{name}: mean")
-    axes.axhline(TARGET, color="black", linestyle="--", linewidth=1, label="target")
-    axes.set(title=title, xlabel="rounds", ylabel="rate [spikes per step]")
-    axes.set_ylim(0, 1.5 * axes.get_ylim()[1])  # room for the legend
-    axes.legend(loc="upper right", ncols=2, fontsize=9)
-
-
-def draw_weights(axes: Axes) -> None:
-    for name, (_, before, after), colour in (("none", added, OURS), ("yours", multiplied, YOURS)):
-        axes.plot(before[:5].flatten(), after[:5].flatten(), ".", color=colour, alpha=0.6, label=name)
-    axes.set(title="e  Your bound, weights of five neurons")
-    axes.set(xlabel="weight before [thresholds]", ylabel="weight after [thresholds]")
-    axes.legend(loc="upper left")
-
-
-def draw_rates(axes: Axes) -> None:
-    last = {"the linear rule": by_linear_rule[-5:].mean(0), "yours": by_rule[-5:].mean(0)}
-    bins = torch.linspace(0.05, 0.15, 21).numpy()
-    for (name, rates), colour in zip(last.items(), (OURS, YOURS), strict=True):
-        axes.hist(rates.numpy(), bins=bins, color=colour, alpha=0.7, label=name)
-    axes.axvline(TARGET, color="black", linestyle="--", linewidth=1, label="target")
-    axes.set(title="f  Your rule, last 5 rounds", xlabel="rate [spikes per step]", ylabel="neurons")
-    axes.legend(loc="upper right")
-
-
-figure = draw()
-figure.savefig(args.output, dpi=150)
-print(f"\nFigure: {args.output}")
+figure = plot_rates(history)
+figure.savefig(args.output)
