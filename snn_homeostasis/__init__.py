@@ -8,8 +8,22 @@
 ...     spikes = net(torch.rand(16, 4))
 >>> homeostasis.step()
 
-The way of a spike: `observe` (what a neuron returns, the hook, the estimate) → `rules` (what the
-neuron wants, laid out by `layers`) → `updates` (slots, bounds) → the parameter.
+The way of a spike::
+
+    your model:  fc ──► lif ──► …            never wrapped, renamed or subclassed; paired by discovery/
+                  ▲       │ forward hook
+                  │   observe/       spikes → rate              neurons, hook, estimator, rates
+                  │       ▼
+                  │   rules/         (rate, target) → drive     linear, scaling
+                  │       ▼          laid out by layers/        connections, parameters, norms
+                  │   distributed/   one sum over processes     groups, shares, reduction
+                  │       ▼
+                  │   updates/       slots → bounds → change    slots, bounds, changes, graphs
+                  └───────┘          in place, under no_grad; all parameters or none
+
+`homeostasis` and `rule` hold what every rule inherits, `cells` what belongs to one layer with its
+neuron, `calibration` finds rates before training, `monitoring` only looks, `delays` has the delayed
+layers, `lightning` a callback. Imports run one way, and each folder has one door.
 """
 
 from importlib.metadata import PackageNotFoundError, version
