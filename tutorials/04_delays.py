@@ -37,7 +37,7 @@ from helpers import mean_and_spread, options, print_table  # noqa: E402
 from snntorch import surrogate  # noqa: E402
 from torch.nn.functional import cross_entropy  # noqa: E402
 
-args = options("04_delays.png", seeds=[0, 1, 2], batches=300, windows=125)
+args = options("04_delays.png", seeds=[0, 1, 2], batches=400, windows=125)
 FIBRES, DURATION = 10, 30
 LAGS = torch.tensor([-8, -4, 0, 4, 8])  # steps by which the right ear is late
 

@@ -1,7 +1,7 @@
 """What the tutorials share: options, the digits, nets, counts of spikes and tables."""
 
 import argparse
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 
@@ -114,3 +114,14 @@ def print_table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     for first, *others in lines:
         cells = (cell.rjust(width) for cell, width in zip(others, widths[1:], strict=True))
         print(first.ljust(widths[0]), *cells, sep="   ")
+
+
+def print_runs(
+    head: str, results: Mapping[str, Sequence[Mapping[str, float]]], figures: Mapping[str, str]
+) -> None:
+    """Prints a row for each name: the mean ± standard deviation of some figures of its runs."""
+    rows = []
+    for name, runs in results.items():
+        cells = [mean_and_spread([run[figure] for run in runs], form) for figure, form in figures.items()]
+        rows.append([name, *cells])
+    print_table([head, *figures], rows)
