@@ -13,9 +13,8 @@ from helpers import (
     batches,
     dense_net,
     digits,
-    mean_and_spread,
     options,
-    print_table,
+    print_runs,
     spike_counts,
 )
 from torch.nn.functional import cross_entropy
@@ -94,13 +93,7 @@ for name, treatment in TREATMENTS.items():
 
 # %%
 FIGURES = {"accuracy": ".1%", "rate": ".3f", "silent": ".1%", "saturated": ".1%"}
-print_table(
-    ["net", *FIGURES],
-    (
-        [name, *(mean_and_spread((run[figure] for run in runs), form) for figure, form in FIGURES.items())]
-        for name, runs in results.items()
-    ),
-)
+print_runs("net", results, FIGURES)
 
 # %% [markdown]
 # The plain net stays dead. Both ways of waking it up work, and they go together. During training

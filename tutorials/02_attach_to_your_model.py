@@ -10,7 +10,7 @@ import io
 import snntorch as snn
 import torch
 import torch.nn.functional as F  # noqa: N812
-from helpers import accuracy_of, batches, digits, mean_and_spread, options, print_table
+from helpers import accuracy_of, batches, digits, options, print_runs
 from snntorch import surrogate
 from torch import Tensor, nn
 
@@ -120,13 +120,7 @@ for name, treatment in TREATMENTS.items():
         results[name].append(result)
 
 FIGURES = {"accuracy": ".1%", **{f"lif{i}/rate": ".3f" for i in (1, 2, 3, 4)}, "silent": ".1%"}
-print_table(
-    ["test images", *FIGURES],
-    (
-        [name, *(mean_and_spread((run[figure] for run in runs), form) for figure, form in FIGURES.items())]
-        for name, runs in results.items()
-    ),
-)
+print_runs("test images", results, FIGURES)
 
 # %% [markdown]
 # Mean ± standard deviation over the seeds. Without homeostasis some layers are nearly silent at
