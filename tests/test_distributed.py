@@ -28,12 +28,14 @@ from torch.nn.parallel import DistributedDataParallel
 
 from snn_homeostasis import (
     ArgumentError,
+    Band,
     Bounds,
     Cell,
     ClampBounds,
     CumulativeRate,
     DelayedLinear,
     ExponentialRate,
+    FallingPlasticity,
     HomeostasisError,
     HomeostasisWarning,
     LinearHomeostasis,
@@ -301,6 +303,24 @@ def batches_of_any_size_after_clear(reduction: str, rank: int) -> None:
         one.step(), many.step()
     require_close(net, reference)
     require_replicas(net)
+
+
+@scenario(("band",), ("number",), ("bounds",))
+def what_follows_the_mean_follows_the_mean_of_all(kind: str, rank: int) -> None:
+    """A limit, a band and a schedule act on the mean over the joint batch, not on that of a process."""
+    reference, net = dense(), dense()
+    target = 0.05 if kind == "number" else Band(0.02, 0.05)
+    plasticity = FallingPlasticity(0.05, limit=0.4)
+    bounds = BOUNDS["soft"] if kind == "bounds" else None
+    rule = functools.partial(LinearHomeostasis, plasticity, target, bounds=bounds)
+    one, many = rule(process_group=None).attach(reference), rule().attach(ddp(net))
+    for iteration, sizes in enumerate([(4, 4), (3, 5), (1, 6), (0, 5), (5, 0), (2, 2)]):
+        x = batch_of(*sizes, seed=iteration)
+        reference(torch.cat(x)), net(x[rank])
+        one.step(), many.step()
+    require_close(net, reference)
+    require_replicas(net)
+    assert {unit.state.steps for unit in many.units.values()} == {6}
 
 
 @scenario()

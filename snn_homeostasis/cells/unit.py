@@ -3,7 +3,6 @@
 import weakref
 from collections.abc import Callable
 from contextlib import suppress
-from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -126,28 +125,35 @@ class Unit:
         Raises:
             ArgumentError: for a target that cannot work.
         """
-        if self._is_blank():
-            return 1.0
         found = self.state.target if target is None else target
         if found is None:
             raise ArgumentError(
                 f"`target` should be set for cell {self.name!r}. Found `target = None`. Give it to the "
                 "constructor, to `register_cell` or to this call."
             )
-        if not isinstance(found, Tensor | Band) and callable(found):
-            found = draw_target(found, total.shape[1:])
-            if target is None:
-                self.state.target = found
-        if isinstance(found, Tensor):
-            found = fit_target(found, total)
-            neurons = tuple(range(found.ndim == total.ndim, found.ndim))  # without the batch
-            if self.state.population and neurons:
-                found = found.mean(neurons, keepdim=True)
+        if type(found) is not float:  # most are
+            found = self._fitted(found, total, keep=target is None)
         if self.state.dt is not None:
             found = found * self.state.dt
         if getattr(self.hook.module, "inhibition", False):  # at most one neuron of a sample fires per step
             self._require_reachable(found, total)
         return found
+
+    def _fitted(self, target: Target, total: Tensor, keep: bool) -> Rate | Band:
+        """Fits a tensor to a rate; one that is drawn here may be kept as the target of the cell."""
+        if isinstance(target, Band):
+            return target
+        if not isinstance(target, Tensor) and not callable(target):
+            return float(target)
+        if self._is_blank():
+            return 1.0  # there are no samples that a tensor could be fitted to
+        if not isinstance(target, Tensor):
+            target = draw_target(target, total.shape[1:])
+            if keep:
+                self.state.target = target
+        target = fit_target(target, total)
+        neurons = tuple(range(target.ndim == total.ndim, target.ndim))  # without the batch
+        return target.mean(neurons, keepdim=True) if self.state.population and neurons else target
 
     def estimate(self) -> Tensor:
         """Returns the rate ``[B, *N]`` in spikes per step, the same for all neurons of a population."""
@@ -163,13 +169,13 @@ class Unit:
         The mean is taken over the positions that share a parameter, ``[B, ...]`` against the weight,
         and over the samples if these are wanted, ``[...]``. None if targets differ among them.
         """
-        view = partial(self.connection.receptive, self.state.param)
+        connection, param = self.connection, self.state.param
         if isinstance(target, Tensor):
-            laid = view(target.expand(total.shape))
+            laid = connection.receptive(param, target.expand(total.shape))
             if any(laid.shape[dim] > 1 and laid.stride(dim) for dim in ((0, -1) if samples else (-1,))):
                 return None
             target = laid[0, ..., 0] if samples else laid[..., 0]
-        rows = view(total)
+        rows = connection.receptive(param, total)
         number = (self.rate.weight or 1.0) * rows.shape[-1]
         if samples:
             number *= rows.shape[0]

@@ -76,8 +76,8 @@ class RateShare:
 class SlotShare:
     """All that waits in a slot: the parts of each contribution, as sums over its samples.
 
-    Without bounds the difference of the two parts is enough. Bounds, and rounding to half precision,
-    look at the parameter. If it is not finite in one process, the sum is not finite in any.
+    Without bounds or a band the difference of the two parts is enough. Bounds, and rounding to half
+    precision, look at the parameter. If it is not finite in one process, the sum is not finite in any.
 
     Args:
         name: of its cell.
@@ -90,7 +90,9 @@ class SlotShare:
         self.counts: list[float] = [each.samples for each in self.contributions]
         parts = [part for each in self.contributions for part in (each.pos, each.neg) if part is not None]
         part_shape = reduce(torch.add, parts).shape  # what they broadcast to
-        self.shape = (len(self.contributions), 1 if bounds is None else 2, *part_shape)
+        finishes = [each.finish for each in self.contributions if each.finish is not None]
+        has_band = any(finish.band for finish in finishes)
+        self.shape = (len(self.contributions), 2 if has_band or bounds is not None else 1, *part_shape)
         self.size = math.prod(self.shape)
         param = slot.reference.tensor
         kinds = [f"{'sum' if each.summed else 'mean'}{each.finish or ''}" for each in self.contributions]
