@@ -12,7 +12,7 @@ from sklearn.datasets import load_digits
 from snntorch import surrogate, utils
 from torch import Tensor, nn
 
-from snn_homeostasis import ArgumentError, Band, ClampBounds, LinearHomeostasis
+from snn_homeostasis import ArgumentError, Band, ClampBounds, LinearHomeostasis, SynapticScaling
 
 STEPS, TARGET = 10, 0.1
 
@@ -393,3 +393,14 @@ def test_an_lstm_comes_to_its_target_by_its_threshold():
     report = attached(net, param="threshold").calibrate(torch.rand(64, 6), num_steps=STEPS, progress=False)
     assert report["0"].after == pytest.approx(TARGET, rel=0.02)
     assert 0 < net[0].threshold < 1
+
+
+def test_synaptic_scaling_keeps_signs_and_zeros(images):
+    net = nn.Sequential(nn.Flatten(), nn.Linear(64, 16), leaky())
+    with torch.no_grad():
+        net[1].weight[:, ::3] = 0.0
+    signs, bias = net[1].weight.sign(), net[1].bias.detach().clone()
+    report = SynapticScaling(target=0.05).attach(net).calibrate(images[0], num_steps=STEPS, progress=False)
+    assert report["2"].after == pytest.approx(0.05, rel=0.02)
+    assert torch.equal(net[1].weight.sign(), signs)
+    assert torch.equal(net[1].bias, bias)

@@ -4,7 +4,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
@@ -24,6 +24,8 @@ __all__ = ["Calibrating"]
 
 class Calibrating(ABC):
     """Base of what brings its cells to their targets before training."""
+
+    relative: ClassVar[bool]
 
     @property
     @abstractmethod
@@ -96,7 +98,7 @@ class Calibrating(ABC):
         model = _only_model(units)
         played = runner(model, num_steps, run)
         device = units[0].slot.reference.tensor.device
-        ledger, populations = Ledger(), populations_of(units)
+        ledger, populations = Ledger(), populations_of(units, relative=self.relative)
         with self.pause(), ledger.undone_on_error(), progressing(len(populations), progress) as advance:
             present = Presentation(_modules_of(model, units), played)
             settling = Settling(populations, present, ledger, scale=scale, gradients=gradients)

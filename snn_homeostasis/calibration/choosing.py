@@ -22,12 +22,12 @@ SPREAD = "its parameter is spread over processes"
 ORDER = ("bias", "threshold", "weight")  # where cells of one neuron regulate different parameters
 
 
-def populations_of(units: Sequence[Unit]) -> list[Population]:
+def populations_of(units: Sequence[Unit], *, relative: bool) -> list[Population]:
     """Groups units by their neuron, and says which of them take no shift, and why."""
     by_neuron: dict[nn.Module, list[Unit]] = {}
     for unit in units:
         by_neuron.setdefault(unit.hook.module, []).append(unit)
-    populations = [Population(neuron, each) for neuron, each in by_neuron.items()]
+    populations = [Population(neuron, each, relative) for neuron, each in by_neuron.items()]
     for population in populations:
         others = {id(each.slot.reference.leaf) for each in units if each.hook.module is not population.neuron}
         _leave_alone_what_is_unsuited(population, others)

@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 from .changing import Ledger
 from .goals import errors_of
-from .populations import Population, in_shape_of_parameter
+from .populations import Population
 from .replay import Replay
 from .search import find_shift
 from .surrogates import surrogate_of
@@ -100,7 +100,7 @@ def shift(population: Population, replay: Replay, ledger: Ledger, fraction: floa
     found = _find(population, replay, gain, start)
     spread = replay.rows.spread((found * fraction).float())
     for unit in population.drivers:
-        added = ledger.shift(unit.slot, in_shape_of_parameter(unit, spread))
+        added = ledger.shift(unit.slot, population.change(unit, spread))
         population.shifts[unit.name] = population.shifts.get(unit.name, 0.0) + float(added.mean())
     assert population.predicted is not None
     return float((start - population.predicted).abs().mean()) > SETTLED

@@ -8,7 +8,9 @@ from torch import Tensor, nn
 from ..cells import Unit
 from ..layers import inner_layers
 
-__all__ = ["Population", "Rows", "in_shape_of_parameter", "is_inside"]
+__all__ = ["Population", "Rows", "is_inside"]
+
+LEAST_SHARE = -0.9
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,7 @@ class Population:
     Attributes:
         neuron: the user's neuron.
         units: all of its units.
+        is_relative: whether a shift is a share of the size of each entry, as in synaptic scaling.
         left_alone: the reason for each unit, by name, that takes no part of the shift.
         rates: ``[B, *N]`` before and after, as counted.
         steps: in one sequence.
@@ -56,6 +59,7 @@ class Population:
 
     neuron: nn.Module
     units: list[Unit]
+    is_relative: bool = False
     left_alone: dict[str, str] = field(default_factory=dict)
     rates: list[Tensor] = field(default_factory=list)
     steps: int = 0
@@ -99,14 +103,19 @@ class Population:
         index[of_row.flatten()] = torch.arange(len(of_row), device=device).repeat_interleave(of_row.shape[1])
         return Rows(index.reshape(shape), len(of_row))
 
+    def allowed(self, shift: Tensor) -> Tensor:
+        """Returns the shift that is taken in place of one; a relative one leaves a tenth of each entry."""
+        return shift.clamp_min(LEAST_SHARE) if self.is_relative else shift
+
+    def change(self, unit: Unit, shift: Tensor) -> Tensor:
+        """Lays a shift of each neuron, ``[*N]``, out as a change of a unit's parameter."""
+        param, connection = unit.state.param, unit.connection
+        receptive = connection.receptive(param, self.allowed(shift).unsqueeze(0))[0, ..., 0]
+        change = connection.shaped_for(param, receptive)
+        return change * unit.slot.reference.tensor.detach().abs() if self.is_relative else change
+
 
 def is_inside(unit: Unit, kind: str | None = None) -> bool:
     """Whether a neuron carries a parameter of its unit, by default the regulated one."""
     module = unit.connection.references[kind or unit.state.param].module
     return any(module is each for each in unit.hook.module.modules())
-
-
-def in_shape_of_parameter(unit: Unit, shift: Tensor) -> Tensor:
-    """Lays a shift of each neuron, ``[*N]``, out as a change of the regulated parameter."""
-    param = unit.state.param
-    return unit.connection.shaped_for(param, unit.connection.receptive(param, shift.unsqueeze(0))[0, ..., 0])

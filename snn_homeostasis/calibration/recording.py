@@ -163,7 +163,7 @@ def record(
         handles.append(tape.neuron.register_forward_hook(tape.after))
         handles += [layer.register_forward_hook(tape.echo) for layer in population.recurrent_layers]
         outside = [unit for unit in population.drivers if not is_inside(unit)]
-        handles += [seed(unit) for unit in outside if seeded]
+        handles += [seed(unit, population.is_relative) for unit in outside if seeded]
     with hooked(handles), seeds_carried():
         present(batch)
     return tapes

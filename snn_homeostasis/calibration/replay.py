@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_map  # knows all containers; no public path yet
 
-from .populations import Population, Rows, in_shape_of_parameter, is_inside
+from .populations import Population, Rows, is_inside
 from .presenting import hooked
 from .recording import Counter, Link, Moved, Tape, buffers_kept
 
@@ -62,7 +62,7 @@ class Replay:
             live: whether recurrent layers answer to the spikes of this replay, and what they give back
                 is kept; otherwise they give back what they gave before.
         """
-        spread = self.rows.spread(shift).float()
+        spread = self.population.allowed(self.rows.spread(shift).float())
         with self._parameters_shifted(spread):
             return torch.cat([self._play(tape, spread, live).rate for tape in self.tapes])
 
@@ -109,7 +109,7 @@ class Replay:
         values = [(unit.slot.reference, unit.slot.reference.tensor.clone()) for unit in self.inside]
         try:
             for unit, (reference, value) in zip(self.inside, values, strict=True):
-                new = value + in_shape_of_parameter(unit, shift).to(value.dtype)
+                new = value + self.population.change(unit, shift).to(value.dtype)
                 reference.write(new if unit.slot.limits is None else unit.slot.limits.clamp_(new))
             yield
         finally:

@@ -21,7 +21,7 @@ JUMP = 0.05  # of the target
 FEW = 10  # spikes that a parameter should see
 MEASURED = ("before", "after", "distance", "error", "silent", "saturated")
 UNMEASURED: dict[str, Any] = {"target": math.nan} | dict.fromkeys(MEASURED, math.nan)
-DEEP, STEEP = 8, 2.0  # layers; times the slope that they want
+DEEP, STEEP = 8, 4.0  # layers; times the slope that they want
 
 
 def report_of(settling: Settling, seconds: float) -> CalibrationReport:

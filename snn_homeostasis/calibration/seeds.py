@@ -42,11 +42,11 @@ def without_derivatives(module: nn.Module, args: Any, kwargs: Any) -> tuple[Any,
     return args, kwargs
 
 
-def seed(unit: Unit) -> RemovableHandle:
-    """Gives the outputs of a unit's layer, or of its norm, the derivative by its parameter."""
+def seed(unit: Unit, relative: bool) -> RemovableHandle:
+    """Gives the outputs of a unit's layer, or of its norm, the derivative by a shift of its parameter."""
     connection = unit.connection
     if unit.state.param == "weight":
-        return connection.layer.register_forward_hook(_ByWeight(unit), with_kwargs=True)
+        return connection.layer.register_forward_hook(_ByWeight(unit, relative), with_kwargs=True)
     owner = connection.layer if connection.norm is None else connection.norm
     return owner.register_forward_hook(_by_bias)
 
@@ -60,9 +60,10 @@ def _by_bias(module: nn.Module, args: Any, output: Any) -> Any:
 
 
 class _ByWeight:
-    """Runs a layer again, with a derivative of 1 at each entry of its weight."""
+    """Runs a layer again, with a derivative of 1, or of its size, at each entry of its weight."""
 
-    def __init__(self, unit: Unit) -> None:
+    def __init__(self, unit: Unit, relative: bool) -> None:
+        self.relative = relative
         reference = unit.slot.reference
         named = reference.module.named_parameters(recurse=False)
         self.name = next(name for name, value in named if value is reference.plain)
@@ -74,7 +75,8 @@ class _ByWeight:
         self._is_running = True
         try:
             weight = getattr(module, self.name).detach()
-            shifted = {self.name: dual.make_dual(weight, torch.ones_like(weight))}
+            direction = weight.abs() if self.relative else torch.ones_like(weight)
+            shifted = {self.name: dual.make_dual(weight, direction)}
             return functional_call(module, shifted, args, kwargs)
         finally:
             self._is_running = False

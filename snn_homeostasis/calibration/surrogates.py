@@ -14,7 +14,7 @@ Function = Callable[[Tensor], Tensor]
 
 HOME = "snntorch.surrogate"
 # the argument of each family that sets its slope, and that argument times the threshold, by measurement
-FAMILIES = {"fast_sigmoid": ("slope", 3.0), "sigmoid": ("slope", 3.0), "atan": ("alpha", 2.0)}
+FAMILIES = {"fast_sigmoid": ("slope", 3.0), "sigmoid": ("slope", 1.5), "atan": ("alpha", 0.9)}
 
 
 @dataclass(frozen=True)

@@ -58,7 +58,7 @@ def scales_of(population: Population, norms: bool) -> list[ParameterReference]:
 def centred_weights(population: Population) -> list[tuple[ParameterReference, Tensor]]:
     """Returns the weights with the mean of each row subtracted, where these means drown the rest."""
     centred = []
-    for unit in _with_weights_outside(population):
+    for unit in [] if population.is_relative else _with_weights_outside(population):
         reference = _scale_of(unit)
         if reference is not None and unit.connection.norm is None:
             new = _centred(unit, reference.tensor)
