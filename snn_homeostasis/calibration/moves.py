@@ -1,13 +1,12 @@
 """Moves: what is done to one population on the ground of a recording."""
 
 import torch
-from torch import Tensor, nn
 
 from .changing import Ledger
 from .goals import errors_of
 from .populations import Population
 from .replay import Replay
-from .search import find_shift
+from .shifts import shift_of, threshold_of
 from .surrogates import surrogate_of
 from .weights import centred_weights, factor_of, scales_of
 
@@ -17,12 +16,9 @@ __all__ = [
     "repair_weights",
     "set_slope",
     "shift",
-    "threshold_of",
 ]
 
-FIRST_STEP = 0.05  # of a threshold
 SETTLED = 0.02  # of the target: a difference that is not worth another forward
-ALONE, ROUNDS = 0.005, 12  # the same for a round of replays, and how many there are at most
 UNFAITHFUL = "the neuron alone does not repeat its spikes: it depends on more than its arguments and buffers"
 UNMOVED = "its input does not move with the parameter"
 
@@ -35,13 +31,13 @@ def is_faithful(population: Population, replay: Replay) -> bool:
     return bool(population.drivers)
 
 
-def is_as_predicted(population: Population) -> bool:
-    """Whether the rates came out as the last shift was to bring them."""
+def is_as_predicted(population: Population, within: float = SETTLED) -> bool:
+    """Whether the rates came out as the last shift was to bring them, within a share of the target."""
     if population.predicted is None:
         return True
     rate = population.rates[-1]
     obtained = errors_of(population, rate, population.rows(rate.shape[1:]))
-    return float((obtained - population.predicted).abs().mean()) <= SETTLED
+    return float((obtained - population.predicted).abs().mean()) <= within
 
 
 def repair_weights(population: Population, replay: Replay, ledger: Ledger, wanted: float | None) -> bool:
@@ -80,50 +76,20 @@ def set_slope(population: Population, ledger: Ledger, is_wanted: bool) -> None:
     population.slopes = surrogate.slope, slope
 
 
-def threshold_of(neuron: nn.Module) -> float:
-    """The largest threshold of a neuron's, 1 where it has none; not below what a search can step in."""
-    threshold = torch.as_tensor(getattr(neuron, "threshold", 1.0))
-    return float(threshold.abs().max().clamp_min(1e-3))
-
-
 def shift(population: Population, replay: Replay, ledger: Ledger, fraction: float) -> bool:
     """Shifts the parameters by a fraction of what brings the neuron to its target.
 
     Returns:
         Whether the neuron was farther from its target than need be.
     """
-    gain = replay.gain
-    if not bool(gain.count_nonzero()):
+    if not bool(replay.gain.count_nonzero()):
         population.leave_alone(UNMOVED)
         return False
     start = errors_of(population, replay.recorded, replay.rows)
-    found = _find(population, replay, gain, start)
-    spread = replay.rows.spread((found * fraction).float())
+    wanted = shift_of(population, replay, start)
+    spread = replay.rows.spread((wanted * fraction).float())
     for unit in population.drivers:
         added = ledger.shift(unit.slot, population.change(unit, spread))
         population.shifts[unit.name] = population.shifts.get(unit.name, 0.0) + float(added.mean())
     assert population.predicted is not None
     return float((start - population.predicted).abs().mean()) > SETTLED
-
-
-def _find(population: Population, replay: Replay, gain: Tensor, start: Tensor) -> Tensor:
-    """Finds the shift of each row; where rows act on each other, it comes closer from round to round."""
-    sign = gain.sign()
-    step = first = FIRST_STEP * threshold_of(population.neuron) / gain.abs().clamp_min(1e-3)
-    total = torch.zeros_like(gain)
-
-    def error(shift: Tensor, live: bool = False) -> Tensor:
-        return errors_of(population, replay.rates(shift * sign, live=live), replay.rows)
-
-    for _ in range(ROUNDS):
-        found = find_shift(lambda shift: error(total + shift), start, step, 0.2 if replay.is_coupled else 0.0)  # noqa: B023
-        if not replay.is_coupled:
-            total, start = found.shift, found.error
-            break
-        if float((start - found.error).abs().mean()) <= ALONE:
-            break
-        total = total + found.shift * 0.5
-        start = error(total, live=True)
-        step = (found.shift.abs() / 4).clamp_min(1e-2 * first)
-    population.predicted, population.is_reached = start, found.is_reached
-    return total * sign

@@ -26,9 +26,7 @@ class Replay:
         recorded: the rates ``[B, *N]`` of the recording.
         rows: of the regulated parameter.
         inside: the units whose parameter the neuron carries; it is shifted, and not the input.
-        gain: how far the input of each row moves with its shift, on average. Where a bias has no
-            derivative, behind a ReLU that is closed for all samples, or behind a `detach`, it is
-            assumed to be 1; the rates that come out then show whether it is.
+        gain: how far the input of each row moves with its shift, on average.
     """
 
     def __init__(self, population: Population, tapes: Sequence[Tape]) -> None:
@@ -36,13 +34,30 @@ class Replay:
         self.recorded = torch.cat([tape.counter.rate for tape in tapes])
         self.rows: Rows = population.rows(self.recorded.shape[1:])
         self.inside = [unit for unit in population.drivers if is_inside(unit)]
-        is_bias = all(unit.state.param == "bias" for unit in population.drivers) and not self.inside
-        if is_bias and not any(tape.is_moved for tape in tapes):
+        self.is_bias = all(unit.state.param == "bias" for unit in population.drivers) and not self.inside
+        if self.is_bias and not any(tape.is_moved for tape in tapes):
             self.tapes = [tape.with_inputs_moved() for tape in tapes]
-        gain = self._gain()
-        is_assumed = (gain == 0) & is_bias
-        self.gain = gain + is_assumed
-        self.assumed = self.rows.spread(is_assumed.float())
+        self.gain = self._gain()
+        self.assumed = torch.zeros_like(self.rows.index, dtype=torch.float32)
+        self.assume(self.gain == 0)
+
+    def assume(self, rows: Tensor) -> bool:
+        """Assumes that the bias of some rows adds to their input, where its derivative is lost or small.
+
+        That is so behind a ReLU that is closed for many samples, or behind a `detach`. The rates that
+        come out then show whether it was right.
+
+        Args:
+            rows: which of them.
+
+        Returns:
+            Whether anything is assumed.
+        """
+        if not self.is_bias or not bool(rows.any()):
+            return False
+        self.gain = self.gain + rows
+        self.assumed = self.assumed + self.rows.spread(rows.float())
+        return True
 
     @property
     def is_coupled(self) -> bool:

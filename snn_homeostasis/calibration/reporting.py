@@ -8,10 +8,11 @@ from torch import Tensor
 
 from ..cells import Band, Rate, Unit
 from .goals import errors_of, target_of
-from .moves import is_as_predicted, threshold_of
+from .moves import is_as_predicted
 from .populations import Population, Rows
 from .report import CalibratedCell, CalibrationReport
 from .settling import Settling
+from .shifts import threshold_of
 from .surrogates import surrogate_of
 
 __all__ = ["report_of"]
@@ -106,8 +107,8 @@ def _notes(population: Population) -> list[str]:
         notes.append(f"{out} of {len(reached)} cannot reach the target by this parameter")
     if jumps := int((reached & (predicted.abs() > JUMP)).sum()):
         notes.append(f"the rate of {jumps} of {len(reached)} jumps past the target")
-    if not is_as_predicted(population):
-        notes.append("its rate did not come out as predicted")
+    if not is_as_predicted(population, within=JUMP):
+        notes.append("its rate is not what the neuron alone predicts: more than its layer moves its input")
     if (spikes := _spikes(population)) < FEW:
         notes.append(f"only {spikes:.1f} spikes for each parameter: give more samples")
     return notes

@@ -106,10 +106,16 @@ class Settling:
                 return
 
     def settle_together(self) -> None:
-        """Records all populations, and shifts each by half of what it asks for, round after round."""
+        """Records all populations and shifts them, round after round.
+
+        Those that did not come out as predicted act on themselves: they move by half of what they ask for.
+        """
+        fractions = {each.neuron: 1.0 if is_as_predicted(each) else 0.5 for each in self.active}
         for _ in range(ROUNDS):
             replays = self.replays(self.active)
-            moved = [shift(each, replays[each.neuron], self.ledger, 0.5) for each in self.active]
+            moved = [
+                shift(each, replays[each.neuron], self.ledger, fractions[each.neuron]) for each in self.active
+            ]
             if not any(moved):
                 return
 
