@@ -125,7 +125,10 @@ def test_dense_nets_are_on_target_on_unseen_images(images, start, most):
 def test_it_says_what_is_counted(images):
     net = dense(2)
     before = rates_of(net, images[0])
+    biases = [net[place].bias.detach().clone() for place in (1, 3)]
     report = attached(net).calibrate(images[0], num_steps=STEPS, progress=False)
+    shifts = [(net[place].bias - bias).mean().item() for place, bias in zip((1, 3), biases, strict=True)]
+    assert [cell.shift for cell in report.cells] == pytest.approx(shifts, abs=1e-6)
     assert [cell.before for cell in report.cells] == pytest.approx(before)
     assert [cell.after for cell in report.cells] == pytest.approx(rates_of(net, images[0]))
     assert report.samples == 256
@@ -417,11 +420,11 @@ def test_synaptic_scaling_keeps_signs_and_zeros(images):
 
 
 # loops of their own, membranes as arguments or kept in lists, norms per step, residual sums, dropout,
-# recurrence inside and outside of neurons, a readout, a twin that runs twice, a ReLU, no derivative
+# recurrence inside and outside of neurons, a readout, a whole sequence, no derivative on the way
 MODELS = [
     "ExplicitMembranes", "NormPerStep", "ResidualNet", "ConvolutionalClass", "RecurrentNeurons",
-    "RecurrentRegression", "OwnRecurrence", "ConvolutionalLSTM", "UNet", "FlattenedBeforeTheNeuron",
-    "Inhibited", "Quantised", "KeptMembrane", "FoldedIntoTheBatch", "OtherNeurons", "LateInput",
+    "RecurrentRegression", "OwnRecurrence", "ConvolutionalLSTM", "UNet", "Inhibited",
+    "Quantised", "KeptMembrane", "FoldedIntoTheBatch", "OtherNeurons", "LateInput",
 ]  # fmt: skip
 
 
@@ -440,6 +443,15 @@ def test_a_published_kind_of_model_is_on_target(name):
 def attached_by(case, net: nn.Module) -> LinearHomeostasis:
     homeostasis = LinearHomeostasis(0.01, TARGET, case.param)
     return homeostasis.attach(net, case.example(), **case.choice)
+
+
+def test_a_bias_opens_the_relu_behind_it(images):
+    net = nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.ReLU(), leaky())
+    with torch.no_grad():
+        net[1].bias.fill_(-0.3)
+    report = attached(net).calibrate(images[0], num_steps=STEPS, progress=False)
+    assert report["3"].before < 0.02
+    assert report["3"].after == pytest.approx(TARGET, rel=0.05)
 
 
 def test_states_that_a_model_keeps_are_as_they_were():

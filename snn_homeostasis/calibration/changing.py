@@ -55,8 +55,9 @@ class Ledger:
         new = exact + allowed
         if slot.limits is not None:
             slot.limits.clamp_(new)
+        added = new - exact  # before `exact` changes, which may be the parameter itself
         self.write(slot.reference, new)
-        return new - exact
+        return added
 
 
 def _allowed(slot: Slot, value: Tensor, delta: Tensor) -> Tensor:
