@@ -251,3 +251,23 @@ def test_the_default_backend_counts_alike():
     for _ in range(3):
         net(x)
     torch.testing.assert_close(counted.double(), recount.rate)
+
+
+@pytest.mark.filterwarnings("ignore:.*Function.*should not be instantiated:DeprecationWarning")
+def test_the_default_estimate_starts_again_inside_a_compiled_model():
+    counter, rules = CompileCounterWithBackend("eager"), []
+    for compiled in (True, False):
+        torch.manual_seed(0)
+        net = nn.Sequential(nn.Linear(6, 8), leaky())
+        homeostasis = LinearHomeostasis(target=0.1, param="bias").attach(net)
+        call = torch.compile(net, backend=counter, fullgraph=True) if compiled else net
+        for _ in range(5):
+            with torch.no_grad():
+                for _ in range(4):
+                    call(3 * spikes(4, 6))
+            assert homeostasis.units["1"].rate.steps == 4
+            homeostasis.step()
+        rules.append((homeostasis.rates()["1"], net[0].bias))
+    for compiled, eager in zip(*rules, strict=True):
+        torch.testing.assert_close(compiled, eager)
+    assert counter.frame_count <= 3  # without a membrane, with one, and after a step
