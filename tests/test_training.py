@@ -435,5 +435,5 @@ def test_a_step_frees_the_last_graph():
         homeostasis.step()
     utils.reset(net)
     hook = homeostasis.cells["1"].neuron
-    assert hook.graph is None
-    assert hook.membrane is None
+    assert hook.membranes.graph is None
+    assert hook.membranes.last is None

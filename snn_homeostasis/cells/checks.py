@@ -35,7 +35,7 @@ def _require_no_waiting_graph(units: Iterable[Unit]) -> None:
     waiting = [
         repr(unit.name)
         for unit in units
-        if (graph := unit.hook.graph) is not None
+        if (graph := unit.hook.membranes.graph) is not None
         and any(slot.pending and is_needed_by(slot.reference.leaf, graph) for slot in unit.slots.values())
     ]
     if waiting:
@@ -54,7 +54,12 @@ def require_finite_cells(
     units: Sequence[Unit] = (),
 ) -> None:
     """Checks the membranes of some units, what waits in the slots of others, and changes of any."""
-    membranes = [(unit, membrane) for unit in watched if (membrane := unit.hook.membrane) is not None]
+    membranes = [
+        (unit, membrane)
+        for unit in watched
+        for membrane in (unit.hook.membranes.last, unit.hook.membranes.past)
+        if membrane is not None
+    ]
     rates = [(unit, part) for unit in rated for part in (unit.slot.pos, unit.slot.neg) if part is not None]
     tensors = [change.outcome for change in changes]
     tensors += [part for _, part in rates]

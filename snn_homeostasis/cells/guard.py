@@ -171,7 +171,7 @@ class Guard(TensorState):
         connection, hook = self.cell.connection, self.cell.neuron
         threshold = torch.as_tensor(getattr(hook.module, "threshold", 1.0)).detach().abs().clamp_max(FAR)
         size = _rows_of(connection, (torch.zeros_like(rate)[None] + threshold.to(rate))[0])
-        membrane = hook.membrane if is_alone else None
+        membrane = hook.membranes.last if is_alone else None
         if membrane is not None and membrane.shape[1:] == rate.shape:
             size = size + _rows_of(connection, membrane.abs().mean(0))
         weight, bias = (self._values_of(kind) for kind in ("weight", "bias"))

@@ -72,7 +72,7 @@ class Unit:
 
     def end_step(self) -> None:
         """Closes a step after its update: drops the graph, and closes the estimate that it used."""
-        self.hook.forget()
+        self.hook.membranes.forget()
         if self.state.contributed:
             self.rate.close()
             self.state.count_step()
@@ -81,7 +81,7 @@ class Unit:
         """Forgets what was observed, the steps made, and what waits in the slots, except from other rules."""
         self.rate.reset()
         self.state.restart()
-        self.hook.forget()
+        self.hook.membranes.forget()
         self.guard.clear()
         for slot in self.slots.values():
             slot.drop(self.rate, None)

@@ -8,14 +8,15 @@ from typing import Any, NoReturn, Protocol
 import torch
 from torch import Tensor, nn
 from torch._C import _current_graph_task_id as current_graph_task_id  # no public way to see a recompute
-from torch.autograd.graph import Node
 from torch.compiler import is_dynamo_compiling
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.hooks import RemovableHandle
 
 from ..errors import ArgumentError, NoSpikesError
+from .membranes import Membranes
 from .neurons import fires_ones, membrane_of, spikes_of, spikes_of_step
 from .transforms import is_fake, is_plain_call, number_of_modes, peek_interpreter_stack, tracing_state
+from .unobserved import Unobserved
 
 __all__ = ["SpikeHook", "SpikeListener"]
 
@@ -37,12 +38,13 @@ class SpikeListener(Protocol):
 class SpikeHook:
     """Observes one neuron module, by default while it is in training mode.
 
-    The hook keeps a reference to the membrane, and with it the graph, until the next call or update.
-
     Args:
         module: the user's neuron; it is neither wrapped nor changed.
         check: is called with the shape ``[B, *N]`` whenever that differs from the last one.
         in_eval: observe in eval mode, too.
+
+    Attributes:
+        membranes: of the neuron since the last update; a hook of their own.
     """
 
     def __init__(self, module: nn.Module, check: Callable[[torch.Size], None], in_eval: bool = False) -> None:
@@ -60,8 +62,8 @@ class SpikeHook:
         self._shape: torch.Size | None = None
         self._last: Tensor | None = None
         self._is_traced = False
-        self._handle: RemovableHandle | None = None
-        self.forget()
+        self._handles: tuple[RemovableHandle, ...] = ()
+        self.membranes = Membranes()
         self._look_at_size()
 
     @property
@@ -89,17 +91,6 @@ class SpikeHook:
         """The number of samples in the last call; 0 before the first."""
         return 0 if self._last is None else self._last.shape[0]
 
-    @property
-    def membrane(self) -> Tensor | None:
-        """Finite exactly if the state of the neuron was finite at its last observed call; or None."""
-        membrane = self._membrane
-        return membrane.detach() if membrane is not None and membrane.requires_grad else membrane
-
-    @property
-    def graph(self) -> Node | None:
-        """The end of the autograd graph of the last observed call, None without a graph."""
-        return self._node if self._membrane is None else self._membrane.grad_fn or self._node
-
     def listen(self, listener: SpikeListener) -> None:
         """Hands each observation from now on to ``listener``."""
         self.unlisten(listener)
@@ -116,20 +107,18 @@ class SpikeHook:
 
     def open(self) -> None:
         """Puts the hook on the neuron, unless it is there."""
-        if self._handle is None:
-            self._handle = self.module.register_forward_hook(self, with_kwargs=True)
+        if not self._handles:
+            self._handles = (
+                self.module.register_forward_hook(self, with_kwargs=True),
+                self.module.register_forward_pre_hook(self.membranes, with_kwargs=True),
+            )
 
     def close(self) -> None:
         """Takes the hook off and drops every observation."""
         self._listeners = ()
         self._last = None
-        self.forget()
+        self.membranes.forget()
         self._unhook()
-
-    def forget(self) -> None:
-        """Drops the membrane and the graph of the last call."""
-        self._membrane: Tensor | None = None
-        self._node: Node | None = None
 
     def require_shape(self, shape: torch.Size) -> None:
         """Checks, once per shape, that spikes ``[B, *N]`` can come from the layer."""
@@ -186,10 +175,10 @@ class SpikeHook:
                 listener.update_step(spikes)
         self._last = spikes
         # `_buffers` in place of `module.mem`, which takes longer than all of the above
-        self._membrane = membrane = module._buffers.get("mem")
+        self.membranes.last = membrane = module._buffers.get("mem")
         if membrane is None:
-            self._membrane = self._read_membrane(module, _first(args, kwargs), output)
-            self._node = raw.grad_fn
+            self.membranes.last = self._read_membrane(module, _first(args, kwargs), output)
+            self.membranes.node = raw.grad_fn
         self.frozen = False
 
     def _observe_sequence(self, module: nn.Module, inputs: Any, raw: Tensor, output: Any) -> None:
@@ -198,8 +187,8 @@ class SpikeHook:
             return
         self._hand_on(spikes if self._is_binary() else spikes != 0)
         self._last = spikes[-1].clone()  # a view would keep the whole sequence
-        self._membrane = self._read_membrane(module, inputs, output)
-        self._node = raw.grad_fn
+        self.membranes.last = self._read_membrane(module, inputs, output)
+        self.membranes.node = raw.grad_fn
         self.frozen = False
 
     def _trace(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
@@ -217,7 +206,7 @@ class SpikeHook:
         spikes = (raw[0].unsqueeze(0) if isinstance(raw, tuple) else raw).detach()
         if spikes.numel() > 0:
             self._hand_on(spikes != 0)  # whatever the factor: the compiler joins it with the count
-            self._membrane = self._read_membrane(module, _first(args, kwargs), output)
+            self.membranes.last = self._read_membrane(module, _first(args, kwargs), output)
             self.frozen = False
         if len(spikes) > 0:
             self._last = spikes[-1] if isinstance(raw, tuple) else spikes[-1].clone()
@@ -265,43 +254,33 @@ class SpikeHook:
         self._factor_version = -1 if self._factor is None else self._factor._version
 
     def _unhook(self) -> None:
-        if self._handle is not None:
-            self._handle.remove()
-        self._handle = None
+        for handle in self._handles:
+            handle.remove()
+        self._handles = ()
 
     def copied(self, check: Callable[[torch.Size], None], memo: dict[int, Any]) -> "SpikeHook":
         """Returns the hook of the copied neuron, without listeners."""
         twin = object.__new__(SpikeHook)
         vars(twin).update(vars(self), module=copy.deepcopy(self.module, memo), _check=check)
-        twin._listeners, twin._handle, twin._is_traced = (), None, False
-        twin._membrane, twin._node = self.membrane, None
+        twin._listeners, twin._handles, twin._is_traced = (), (), False
+        twin.membranes = self.membranes.copied()
         left = memo.get(id(self))
-        if isinstance(left, _Unobserved) and left.handle is not None:
-            left.handle.remove()
+        if isinstance(left, Unobserved) and left.handles:
+            for handle in left.handles:
+                handle.remove()
             twin.open()
         memo[id(self)] = twin
         return twin
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> "_Unobserved":
+    def __deepcopy__(self, memo: dict[int, Any]) -> Unobserved:
         # a copied model must not count into the estimates of the original
-        twin = memo[id(self)] = _Unobserved()
-        twin.handle = copy.deepcopy(self._handle, memo)
+        twin = memo[id(self)] = Unobserved()
+        twin.handles = copy.deepcopy(self._handles, memo)
         return twin
 
     def __reduce__(self) -> tuple[type[Any], tuple[()]]:
         # a pickled model leaves its observers behind
-        return _Unobserved, ()
-
-
-class _Unobserved:
-    """What a copied model carries in place of a hook, until a copied cell takes it off by its handle."""
-
-    handle: RemovableHandle | None = None
-
-    def __call__(self, *_: Any) -> None:
-        pass
-
-    __reduce__ = SpikeHook.__reduce__
+        return Unobserved, ()
 
 
 def _first(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

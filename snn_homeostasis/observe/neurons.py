@@ -27,6 +27,7 @@ __all__ = [
     "spikes_of",
     "threshold_name",
     "threshold_without_reset",
+    "zero_if_finite",
 ]
 
 
@@ -106,15 +107,16 @@ def membrane_of(neuron: nn.Module, inputs: Any, output: Any) -> Tensor | None:
 
 @register(membrane_of, "StateLeaky", "LinearLeaky")
 def _(neuron: nn.Module, inputs: Any, output: Any) -> Tensor:
-    return _zero_if_finite(output[1])
+    return zero_if_finite(output[1])
 
 
 @register(membrane_of, "LeakyParallel", "AssociativeLeaky")
 def _(neuron: nn.Module, inputs: Tensor, output: Tensor) -> Tensor:
-    return _zero_if_finite(inputs)
+    return zero_if_finite(inputs)
 
 
-def _zero_if_finite(sequence: Tensor) -> Tensor:
+def zero_if_finite(sequence: Tensor) -> Tensor:
+    """Returns 0 if a tensor is finite, else NaN, on its device."""
     return sequence.detach().sum(dtype=torch.float32).mul_(0)
 
 

@@ -8,8 +8,9 @@ from torch.compiler import is_dynamo_compiling
 from torch.utils.hooks import RemovableHandle
 
 from ..errors import ArgumentError, NoSpikesError
-from .hook import NOT_IN_BACKWARD, SpikeListener, _first, _Unobserved
+from .hook import NOT_IN_BACKWARD, SpikeListener, _first
 from .transforms import is_fake, is_plain_call
+from .unobserved import Unobserved
 
 __all__ = ["PresynapticHook"]
 
@@ -73,8 +74,8 @@ class PresynapticHook:
             if listener.training:
                 listener.update_step(spikes)
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> _Unobserved:
-        return _Unobserved()  # a copied model must not feed the listeners of the original
+    def __deepcopy__(self, memo: dict[int, Any]) -> Unobserved:
+        return Unobserved()  # a copied model must not feed the listeners of the original
 
     def __reduce__(self) -> tuple[type[Any], tuple[()]]:
-        return _Unobserved, ()
+        return Unobserved, ()

@@ -8,7 +8,14 @@ from torch.utils._python_dispatch import _get_current_dispatch_mode_stack as mod
 
 from ..errors import ArgumentError
 
-__all__ = ["is_fake", "is_plain_call", "number_of_modes", "peek_interpreter_stack", "tracing_state"]
+__all__ = [
+    "is_fake",
+    "is_plain_call",
+    "is_plain_now",
+    "number_of_modes",
+    "peek_interpreter_stack",
+    "tracing_state",
+]
 
 
 def is_plain_call() -> bool:
@@ -26,6 +33,11 @@ def is_plain_call() -> bool:
     if transform is not None or tracing_state() is not None:
         return False
     return not any(mode.is_infra_mode() for mode in modes())  # others, such as counters, compute as usual
+
+
+def is_plain_now() -> bool:
+    """`is_plain_call`, quickly where no transform is at work."""
+    return not (number_of_modes() or tracing_state() or peek_interpreter_stack()) or is_plain_call()
 
 
 def is_fake(tensor: Tensor) -> bool:
