@@ -46,8 +46,8 @@ class LinearHomeostasis(Homeostasis):
 
     >>> import snntorch as snn, torch
     >>> net = torch.nn.Sequential(torch.nn.Linear(4, 8), snn.Leaky(beta=0.9, init_hidden=True))
-    >>> homeostasis = LinearHomeostasis(target=0.1, param="bias").attach(net)
-    >>> for _ in range(60):
+    >>> homeostasis = LinearHomeostasis(plasticity=0.02, target=0.1, param="bias").attach(net)
+    >>> for _ in range(200):
     ...     for _ in range(50):
     ...         spikes = net(torch.rand(16, 4))
     ...     homeostasis.step()
