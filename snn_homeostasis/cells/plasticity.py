@@ -34,16 +34,17 @@ class FallingPlasticity:
     .. math:: \lambda_n = \frac{\text{start}}{1 + n / \text{half}}
 
     with n the number of steps that a cell has made; `clear` starts again with n = 0. The sum over
-    all steps has no limit, so that no distance is out of reach (Robbins and Monro, 1951).
+    all steps has no limit (Robbins and Monro, 1951), but it is 11 times the start over the first
+    hundred: what is further from its target is for `calibrate`.
 
     The term of the rule, after the batch reduction, is limited to ±``limit``: a saturated neuron
     comes down as slowly as a silent one comes up. The cells of several layers that drive one neuron
     share its step.
 
     Args:
-        start: λ of the first step. By default 0.05 for a bias. Thresholds are near 1, and a constant
-            input of 0.05 takes a `Leaky` with ``beta=0.9`` half way to its threshold. For other
-            parameters the default moves a neuron as far: see `natural_start`.
+        start: λ of the first step. By default 0.05 for a bias: with ``beta=0.9``, as much input takes
+            a silent `Leaky` half way to a threshold of 1. Others move a neuron as far: 0.5 for a
+            threshold, and 0.5 / fan-in for a weight; for a delay, a twentieth of its range.
         half: after how many steps λ has fallen to one half; ``math.inf`` for a constant λ.
         limit: the largest size of the term ``(r* - r) / r*``; ``math.inf`` for no limit.
 
