@@ -21,6 +21,7 @@ from snn_homeostasis import (
     ClampBounds,
     HomeostasisWarning,
     LinearHomeostasis,
+    NonFiniteError,
     SynapticScaling,
 )
 
@@ -324,7 +325,7 @@ def test_gradients_reach_the_first_of_nine_layers(images):
     before = rms_of_gradients(net, x)
     net.zero_grad()
     report = attached(net).calibrate(x, num_steps=STEPS, scale=None, gradients=True, progress=False)
-    assert not report.notes
+    assert "gradients=True" not in str(report)
     assert rms_of_gradients(net, x) > 30 * before
 
 
@@ -489,3 +490,25 @@ def test_registered_cells_take_a_run_of_their_own(images):
 
     report = homeostasis.calibrate(images[0], run=run, progress=False)
     assert report["hidden"].after == pytest.approx(TARGET, rel=0.01)
+
+
+def test_not_a_number_is_not_taken_for_silence():
+    net, x = nn.Sequential(nn.Linear(6, 5), leaky()), torch.rand(8, 6)
+    x[0, 0] = torch.nan
+    before = snapshot(net)
+    with pytest.raises(NonFiniteError, match="what reaches the neuron of cell '1'"):
+        attached(net).calibrate(x, num_steps=STEPS, progress=False)
+    assert unchanged(net, before)
+
+
+def test_a_target_is_needed_before_anything_runs():
+    net = nn.Sequential(nn.Linear(6, 5), leaky())
+    with pytest.raises(ArgumentError, match="`target` should be set for cell '1'"):
+        LinearHomeostasis(param="bias").attach(net).calibrate(None, run=pytest.fail)
+
+
+def test_few_samples_are_warned_of_in_the_report():
+    net = nn.Sequential(nn.Linear(6, 5), leaky())
+    report = attached(net).calibrate(torch.rand(10, 6), num_steps=STEPS, progress=False)
+    assert "these 10 samples" in str(report)
+    assert "these 10 samples" in report._repr_html_()

@@ -58,11 +58,11 @@ class Calibrating(ABC):
         bisection for the shift of its input at which it fires at its target; the shift goes into the
         regulated parameter. So it goes from layer to layer, in the order in which the model calls
         its neurons: two forwards more than there are layers. What acts back on earlier layers is
-        shifted together, round after round.
+        shifted together, round after round. Recordings are kept for one layer at a time.
 
         Use some hundreds of samples as they come in training: with ten, up to half of the neurons
         are silent on the next ten. Parameters change in place; all else is left as it was, with
-        membranes reset and estimates cleared. After an error, parameters are as before.
+        membranes reset, and with estimates and slots cleared. After an error, parameters are as before.
 
         Args:
             inputs: a batch for the model, a tuple of its arguments, a dict of them by name, or a
@@ -80,8 +80,9 @@ class Calibrating(ABC):
             progress: show a bar, where tqdm is installed.
 
         Raises:
-            ArgumentError: for an argument that cannot work, or if no cell is registered, or where
-                several processes train the model.
+            ArgumentError: for an argument that cannot work, a cell without a target, or none at all,
+                or where several processes train the model.
+            NonFiniteError: if NaN or infinity reaches a neuron.
 
         >>> import snntorch as snn, torch
         >>> from snn_homeostasis import LinearHomeostasis
@@ -94,6 +95,7 @@ class Calibrating(ABC):
         start, units = time.perf_counter(), select(self.units, None)
         _require_scale(scale)
         _require_one_process(units)
+        _require_targets(units)
         require_ready(units)
         model = _only_model(units)
         played = runner(model, num_steps, run)
@@ -128,6 +130,12 @@ def _require_scale(scale: object) -> None:
     is_number = isinstance(scale, int | float) and not isinstance(scale, bool) and scale > 0
     remedy = "A number is how far free membranes differ between samples, in thresholds, for example 1.0."
     require(scale in (None, AUTO) or is_number, "scale", "be 'auto', None or a number > 0", scale, remedy)
+
+
+def _require_targets(units: Iterable[Unit]) -> None:
+    for unit in units:
+        if unit.state.target is None:
+            unit.target_for(torch.zeros(()), None)  # raises
 
 
 def _require_one_process(units: Iterable[Unit]) -> None:

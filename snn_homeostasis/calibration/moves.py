@@ -2,6 +2,7 @@
 
 import torch
 
+from ..errors import NonFiniteError
 from .changing import Ledger
 from .goals import errors_of
 from .populations import Population
@@ -24,7 +25,16 @@ UNMOVED = "its input does not move with the parameter"
 
 
 def is_faithful(population: Population, replay: Replay) -> bool:
-    """Whether the replay repeats the recording; if not, the population is left alone."""
+    """Whether the replay repeats the recording; if not, the population is left alone.
+
+    Raises:
+        NonFiniteError: if NaN or infinity reaches the neuron.
+    """
+    if not all(tape.is_finite for tape in replay.tapes):
+        raise NonFiniteError(
+            f"what reaches the neuron of cell {population.units[0].name!r} should be finite. Found NaN or "
+            "infinity. Look at `inputs`, and at the weights of the layers before it."
+        )
     played = replay.rates(torch.zeros(replay.rows.count, device=replay.rows.index.device))
     if float((played - replay.recorded).abs().mean()) > 1e-4:
         population.leave_alone(UNFAITHFUL)

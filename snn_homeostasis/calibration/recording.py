@@ -40,7 +40,8 @@ class Moved:
 
     def shifted(self, shift: Tensor, assumed: Tensor) -> Tensor:
         """Returns the argument after a shift ``[*N]``, in a direction to which ``assumed`` is added."""
-        return self.value + (shift if self.direction is None else shift * (self.direction + assumed))
+        added = shift if self.direction is None else shift * (self.direction + assumed)
+        return self.value + added.to(self.value.dtype)
 
     def gain(self, shape: torch.Size) -> Tensor:
         """Returns the mean of the direction, ``[1, *N]`` for neurons of a shape ``[*N]``."""
@@ -121,6 +122,13 @@ class Tape:
         self._last = tree_flatten(output)[0]
         self._left = {key: _mark(value) for key, value in _state_of(module).items()}
         self.counter.add(module, output)
+
+    @property
+    def is_finite(self) -> bool:
+        """Whether what reaches the neuron is finite; NaN would silence it for ever."""
+        leaves = [each for call in self.calls for each in tree_flatten(call.arguments)[0]]
+        values = [each.value if isinstance(each, Moved) else each for each in leaves]
+        return all(bool(each.isfinite().all()) for each in values if isinstance(each, Tensor))
 
     @property
     def is_moved(self) -> bool:

@@ -82,7 +82,7 @@ class CalibrationReport:
         samples: in the inputs.
         seconds: it took.
         notes: about the model as a whole.
-        undo: puts parameters and surrogates back as they were before.
+        undo: puts parameters and surrogates back as they were before; it keeps copies of them.
 
     >>> import snntorch as snn, torch
     >>> from snn_homeostasis import LinearHomeostasis

@@ -23,6 +23,7 @@ FEW = 10  # spikes that a parameter should see
 MEASURED = ("before", "after", "distance", "error", "silent", "saturated")
 UNMEASURED: dict[str, Any] = {"target": math.nan} | dict.fromkeys(MEASURED, math.nan)
 DEEP, STEEP = 8, 4.0  # layers; times the slope that they want
+MANY = 100  # samples
 
 
 def report_of(settling: Settling, seconds: float) -> CalibrationReport:
@@ -30,18 +31,20 @@ def report_of(settling: Settling, seconds: float) -> CalibrationReport:
     cells = [cell for population in settling.populations for cell in _cells(population, settling.gradients)]
     samples = max(len(rate) for population in settling.populations for rate in population.rates)
     forwards, undo = settling.present.forwards, settling.ledger.undo
-    return CalibrationReport(tuple(cells), forwards, samples, seconds, _notes_of(settling), undo)
+    return CalibrationReport(tuple(cells), forwards, samples, seconds, _notes_of(settling, samples), undo)
 
 
-def _notes_of(settling: Settling) -> tuple[str, ...]:
+def _notes_of(settling: Settling, samples: int) -> tuple[str, ...]:
     """What should be said of the model as a whole."""
-    steep = [each for each in settling.active if _is_steep(each)]
-    if len(settling.populations) <= DEEP or not steep:
-        return ()
-    return (
-        "Gradients may not reach the first of so many layers: surrogates are too steep for their membranes. "
-        "Pass `gradients=True`.",
-    )
+    notes = []
+    if samples < MANY:
+        notes.append(f"Rates may differ on others than these {samples} samples: pass some hundreds.")
+    if len(settling.populations) > DEEP and any(map(_is_steep, settling.active)):
+        notes.append(
+            "Gradients may not reach the first of so many layers, since surrogates are steep. Pass "
+            "`gradients=True`."
+        )
+    return tuple(notes)
 
 
 def _is_steep(population: Population) -> bool:
@@ -89,7 +92,7 @@ def _measured(population: Population, unit: Unit) -> dict[str, Any]:
 
 def _in_units(target: Rate | Band, dt: float | None) -> float | Band:
     given = target if dt is None else target * (1 / dt)
-    return given if isinstance(given, Band) else float(torch.as_tensor(given).mean())
+    return float(given.float().mean()) if isinstance(given, Tensor) else given
 
 
 def _share(is_so: Tensor) -> Tensor:

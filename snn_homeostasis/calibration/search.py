@@ -82,11 +82,10 @@ class _Bracket:
         """Narrows the brackets of the active rows by the error at a shift."""
         error = self._error(probe)
         is_quiet, is_loud = active & (error > 0), active & (error < 0)
-        self.low, self.quiet = (
-            torch.where(is_quiet, probe, self.low),
-            torch.where(is_quiet, error, self.quiet),
-        )
-        self.high, self.loud = torch.where(is_loud, probe, self.high), torch.where(is_loud, error, self.loud)
+        self.low = torch.where(is_quiet, probe, self.low)
+        self.quiet = torch.where(is_quiet, error, self.quiet)
+        self.high = torch.where(is_loud, probe, self.high)
+        self.loud = torch.where(is_loud, error, self.loud)
         better = active & (error.abs() < self.left.abs())
         self.shift = torch.where(better, probe, self.shift)
         self.left = torch.where(better, error, self.left)

@@ -21,8 +21,10 @@ def shift_of(population: Population, replay: Replay, start: Tensor) -> Tensor:
     """Finds the shift of each row, ``[rows]``, that brings it to its target; notes what it is to reach."""
     search = _Search(population, replay)
     total, found = search.together(start) if replay.is_coupled else search.alone(start)
-    if not replay.is_coupled and replay.assume(~found.is_reached & (replay.gain < 1)):
-        total, found = _Search(population, replay).alone(start)
+    is_damped = (replay.gain >= 0) & (replay.gain < 1)
+    if not replay.is_coupled and replay.assume(~found.is_reached & is_damped):
+        search = _Search(population, replay)
+        total, found = search.alone(start)
     population.predicted, population.is_reached = found.error, found.is_reached
     return total * search.sign
 
