@@ -235,6 +235,7 @@ def test_a_compiled_graph_that_waits_is_noticed():
 
 @pytest.mark.skipif(not (shutil.which("g++") or shutil.which("clang")), reason="needs a C++ compiler")
 @pytest.mark.filterwarnings("ignore:.*torch.jit.script_method.*:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:Skipping serialization of skipfiles:UserWarning")  # torch 2.6 itself
 @torch.no_grad()
 def test_the_default_backend_counts_alike():
     net = nn.Sequential(nn.Linear(6, 8), leaky())

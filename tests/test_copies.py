@@ -204,9 +204,9 @@ def saved_and_fresh(rate) -> tuple[LinearHomeostasis, nn.Sequential, LinearHomeo
 def load_from_disk(state: dict, fresh: LinearHomeostasis, path) -> dict:
     """What torch.distributed.checkpoint loads: the entries that the new object has already."""
     with warnings.catch_warnings(action="ignore"):  # it says that it runs in one process
-        checkpoint.save(state, checkpoint_id=path, no_dist=True)
+        checkpoint.save(state, checkpoint_id=path)
         loaded = fresh.state_dict()
-        checkpoint.load(loaded, checkpoint_id=path, no_dist=True)
+        checkpoint.load(loaded, checkpoint_id=path)
     return loaded
 
 

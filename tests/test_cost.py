@@ -1,6 +1,7 @@
 """What observing and updating cost, counted in operations and bytes; no clocks."""
 
 import copy
+from collections import Counter
 
 import pytest
 import torch
@@ -96,11 +97,10 @@ def test_a_recorded_step_is_one_operation_per_neuron(rate, name, grad):
         observed = cost_of(lambda: net(x))
         homeostasis.remove()
         plain = cost_of(lambda: net(x))
-    extra = list(observed.names)
-    for each in plain.names:
-        extra.remove(each)
-    views = ["detach"] * 2 if grad else []
-    assert sorted(extra) == sorted([name, name, *views])
+    extra = Counter(observed.names) - Counter(plain.names)
+    views = extra.pop("detach", 0)  # old versions of torch record each twice
+    assert extra == {name: 2}
+    assert views in ((2, 4) if grad else (0,))
     assert observed.bytes == plain.bytes
 
 

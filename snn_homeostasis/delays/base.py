@@ -67,8 +67,8 @@ class DelayedLayer(nn.Module):
         """
         self._require_input(x, 0)
         latest, history = x.unsqueeze(self.time_dim), self.history
-        shape = list(latest.shape)
-        shape[self.time_dim] = self.max_delay
+        sizes = enumerate(latest.shape, -latest.dim())  # torch 2.6 does not compile `shape[time_dim] = ...`
+        shape = [self.max_delay if dim == self.time_dim else size for dim, size in sizes]
         if history is None or list(history.shape) != shape or history.device != x.device:
             history = x.new_zeros(shape)
         window = torch.cat([history, latest], self.time_dim)

@@ -116,7 +116,6 @@ def keeping_random_states(tensors: Iterable[Tensor]) -> Iterator[None]:
 
 def eagerly() -> Any:
     """Runs compiled models without their graphs, which do not notice new hooks."""
-    set_stance = getattr(torch.compiler, "set_stance", None)  # from torch 2.6 on
-    if set_stance is None or "torch._dynamo" not in sys.modules:  # an import takes seconds
+    if "torch._dynamo" not in sys.modules:  # an import takes seconds
         return nullcontext()
-    return set_stance("force_eager")
+    return torch.compiler.set_stance("force_eager")

@@ -229,7 +229,7 @@ class SpikeHook:
         for listener in self._listeners:
             if listener.training:
                 return False
-        return bool(self._listeners)
+        return len(self._listeners) > 0  # torch 2.6 does not compile the `bool` of a tuple
 
     def _is_binary(self) -> bool:
         """Whether every spike is 1; waits for the device only after a change of what decides it."""
