@@ -140,6 +140,18 @@ def test_a_schedule_and_a_band_scale_alike():
     assert commanded.weight == pytest.approx([1.5 * 1.25])
 
 
+@pytest.mark.parametrize("give", ["constructor", "cell", "set"])
+def test_the_default_share_does_not_depend_on_the_fan_in(give):
+    commanded, plasticity = CommandedCell(value=1.0), FallingPlasticity(half=10)
+    homeostasis = SynapticScaling(plasticity if give == "constructor" else 0.5, target=0.5)
+    homeostasis.register_cell("a", commanded.cell, **{"plasticity": plasticity} if give == "cell" else {})
+    if give == "set":
+        homeostasis.set(plasticity=plasticity)
+    commanded.fire(0)
+    homeostasis.step()
+    assert commanded.weight == pytest.approx([1.05])
+
+
 def test_a_rule_that_scales_and_one_that_shifts_share_a_slot():
     commanded = CommandedCell(value=1.0)
     scaling, shifting = SynapticScaling(0.5, 0.5), LinearHomeostasis(0.25, 0.5)

@@ -1,9 +1,10 @@
 """Synaptic scaling: the multiplicative rule."""
 
 from collections.abc import Callable
-from typing import ClassVar
+from dataclasses import replace
+from typing import Any, ClassVar
 
-from ..cells import BatchReduction, FallingPlasticity, Plasticity, Target
+from ..cells import FALLING, BatchReduction, FallingPlasticity, Plasticity, Settings, Target
 from ..distributed import AUTO, Group
 from ..observe import RateEstimator, RecentRate
 from ..updates import UpdateBounds
@@ -11,7 +12,7 @@ from .linear import LinearHomeostasis
 
 __all__ = ["SynapticScaling"]
 
-FIVE_PERCENT = FallingPlasticity(0.05)
+SHARE = 0.05  # of a weight, in the first step
 
 
 class SynapticScaling(LinearHomeostasis):
@@ -49,7 +50,7 @@ class SynapticScaling(LinearHomeostasis):
 
     def __init__(
         self,
-        plasticity: Plasticity = FIVE_PERCENT,
+        plasticity: Plasticity = FALLING,
         target: Target | None = None,
         batch_reduction: BatchReduction | None = None,
         *,
@@ -70,3 +71,11 @@ class SynapticScaling(LinearHomeostasis):
             population=population,
             process_group=process_group,
         )
+
+    def _overridden(self, overrides: dict[str, Any]) -> Settings:
+        settings = super()._overridden(overrides)
+        plasticity = settings.plasticity
+        if isinstance(plasticity, FallingPlasticity) and plasticity.start is None:
+            # what is natural for an additive rule depends on the fan-in; a share does not
+            return replace(settings, plasticity=replace(plasticity, start=SHARE))
+        return settings
