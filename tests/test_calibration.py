@@ -512,3 +512,16 @@ def test_few_samples_are_warned_of_in_the_report():
     report = attached(net).calibrate(torch.rand(10, 6), num_steps=STEPS, progress=False)
     assert "these 10 samples" in str(report)
     assert "these 10 samples" in report._repr_html_()
+
+
+def test_a_weight_that_drives_another_neuron_is_not_scaled(images):
+    net = dense(3)
+    with torch.no_grad():
+        net[3].weight.mul_(0.1)
+    net[5].weight = net[3].weight
+    weight = net[3].weight.detach().clone()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", HomeostasisWarning)
+        report = attached(net).calibrate(images[0], num_steps=STEPS, progress=False)
+    assert torch.equal(net[3].weight, weight)
+    assert report.is_on_target, report

@@ -29,15 +29,17 @@ def populations_of(units: Sequence[Unit], *, relative: bool) -> list[Population]
         by_neuron.setdefault(unit.hook.module, []).append(unit)
     populations = [Population(neuron, each, relative) for neuron, each in by_neuron.items()]
     for population in populations:
-        others = {id(each.slot.reference.leaf) for each in units if each.hook.module is not population.neuron}
-        _leave_alone_what_is_unsuited(population, others)
+        elsewhere = [unit for unit in units if unit.hook.module is not population.neuron]
+        references = [each for unit in elsewhere for each in unit.connection.references.values()]
+        population.others = {id(each.leaf) for each in references}
+        _leave_alone_what_is_unsuited(population)
         _keep_one_kind(population)
     return populations
 
 
-def _leave_alone_what_is_unsuited(population: Population, others: set[int]) -> None:
+def _leave_alone_what_is_unsuited(population: Population) -> None:
     for unit in population.units:
-        if (reason := _unsuited(unit, others)) is not None:
+        if (reason := _unsuited(unit, population.others)) is not None:
             population.left_alone[unit.name] = reason
 
 

@@ -45,6 +45,7 @@ class Population:
         neuron: the user's neuron.
         units: all of its units.
         is_relative: whether a shift is a share of the size of each entry, as in synaptic scaling.
+        others: the ids of parameters in the layers of other neurons.
         left_alone: the reason for each unit, by name, that takes no part of the shift.
         rates: ``[B, *N]`` before and after, as counted.
         steps: in one sequence.
@@ -60,6 +61,7 @@ class Population:
     neuron: nn.Module
     units: list[Unit]
     is_relative: bool = False
+    others: set[int] = field(default_factory=set)
     left_alone: dict[str, str] = field(default_factory=dict)
     rates: list[Tensor] = field(default_factory=list)
     steps: int = 0

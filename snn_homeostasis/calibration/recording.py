@@ -108,19 +108,18 @@ class Tape:
     echoes: dict[nn.Module, list[Tensor]] = field(default_factory=dict)
     counter: Counter = field(default_factory=Counter)
     _last: list[Any] = field(default_factory=list)
-    _left: dict[tuple[nn.Module, str], tuple[int, int]] = field(default_factory=dict)
+    _left: dict[tuple[nn.Module, str], tuple[Tensor, int]] = field(default_factory=dict)
 
     def before(self, module: nn.Module, args: Any, kwargs: Any) -> tuple[Any, Any]:
         """Keeps the arguments, and hands them on without derivatives."""
-        now = _state_of(module)
-        changed = {key: value.clone() for key, value in now.items() if self._left.get(key) != _mark(value)}
+        changed = {key: value.clone() for key, value in _state_of(module).items() if self._is_new(key, value)}
         self.calls.append(Call(tree_map_only(Tensor, self._kept, (args, kwargs)), changed))
         return without_derivatives(module, args, kwargs)
 
     def after(self, module: nn.Module, args: Any, output: Any) -> None:
         """Counts the spikes, and remembers what the call leaves."""
         self._last = tree_flatten(output)[0]
-        self._left = {key: _mark(value) for key, value in _state_of(module).items()}
+        self._left = {key: (value, value._version) for key, value in _state_of(module).items()}
         self.counter.add(module, output)
 
     @property
@@ -142,6 +141,11 @@ class Tape:
     def echo(self, layer: nn.Module, args: Any, output: Tensor) -> None:
         """Keeps what a recurrent layer gives back."""
         self.echoes.setdefault(layer, []).append(output.clone())
+
+    def _is_new(self, key: tuple[nn.Module, str], value: Tensor) -> bool:
+        """Whether a buffer is another tensor than the last call left, or changed in place since."""
+        left, version = self._left.get(key, (None, 0))
+        return left is not value or value._version != version  # nothing public tells of changes in place
 
     def _kept(self, tensor: Tensor) -> Any:
         value, tangent = parts_of(tensor)
@@ -218,11 +222,6 @@ def buffers_kept(neuron: nn.Module) -> Iterator[None]:
     finally:
         for (module, name), value in own.items():
             setattr(module, name, value)
-
-
-def _mark(tensor: Tensor) -> tuple[int, int]:
-    """Differs when a buffer is another tensor, or was changed in place; only `_version` tells the latter."""
-    return id(tensor), tensor._version
 
 
 def _is_same(tensor: Tensor, output: Tensor) -> bool:

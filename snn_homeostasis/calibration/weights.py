@@ -51,7 +51,7 @@ def scales_of(population: Population, norms: bool) -> list[ParameterReference]:
     units = _with_weights_outside(population)
     if not norms and any(unit.connection.norm is not None for unit in units):
         return []
-    references = {id(each.leaf): each for unit in units if (each := _scale_of(unit)) is not None}
+    references = {id(each.leaf): each for unit in units if (each := _scale_of(unit, population)) is not None}
     return list(references.values())
 
 
@@ -59,7 +59,7 @@ def centred_weights(population: Population) -> list[tuple[ParameterReference, Te
     """Returns the weights with the mean of each row subtracted, where these means drown the rest."""
     centred = []
     for unit in [] if population.is_relative else _with_weights_outside(population):
-        reference = _scale_of(unit)
+        reference = _scale_of(unit, population)
         if reference is not None and unit.connection.norm is None:
             new = _centred(unit, reference.tensor)
             if new is not None:
@@ -84,8 +84,8 @@ def factor_of(std: float | None, wanted: float | None) -> float:
     return min(factor, LARGEST_FACTOR)
 
 
-def _scale_of(unit: Unit) -> ParameterReference | None:
-    """The weight of a unit's layer, or of the norm behind it, if it may change."""
+def _scale_of(unit: Unit, population: Population) -> ParameterReference | None:
+    """The weight of a unit's layer, or of the norm behind it, if it may change and drives no other neuron."""
     connection = unit.connection
     if "weight" in unit.slots and unit.slots["weight"].bounds is not None:
         return None
@@ -93,7 +93,8 @@ def _scale_of(unit: Unit) -> ParameterReference | None:
     reference = connection.references.get("weight") if norm is None else refer(norm, "weight")
     if reference is None or reference.plain is None or is_distributed(reference.leaf):
         return None
-    return reference if reference.leaf.requires_grad else None
+    may_change = reference.leaf.requires_grad and id(reference.leaf) not in population.others
+    return reference if may_change else None
 
 
 def _centred(unit: Unit, weight: Tensor) -> Tensor | None:
