@@ -82,7 +82,7 @@ class Connection(ABC):
     @property
     def fan_in(self) -> int:
         """Number of weights of one postsynaptic unit, for each gate."""
-        return 0 if self.weight is None else self.weight.numel() // (self.features * self.gates)
+        return weight_shape(self).numel() // (self.features * self.gates)
 
     @abstractmethod
     def positions(self, x: Tensor) -> Tensor:
