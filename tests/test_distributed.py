@@ -531,6 +531,15 @@ def broadcast_membranes_are_refused(rank: int) -> None:
 
 
 @scenario()
+def a_target_that_each_would_draw_is_refused(rank: int) -> None:
+    net = dense()
+    homeostasis = LinearHomeostasis(0.02, lambda shape: torch.rand(shape) + 0.1).attach(ddp(net))
+    net(batch_of(4, 4, seed=0)[rank])
+    with pytest.raises(ArgumentError, match="`target` should be drawn before where several processes"):
+        homeostasis.step()
+
+
+@scenario()
 def a_reduction_without_a_sum_is_refused(rank: int) -> None:
     message = "Found `batch_reduction = amax`"
     with pytest.raises(ArgumentError, match=message):

@@ -7,7 +7,7 @@ from contextlib import suppress
 import torch
 from torch import Tensor, nn
 
-from ..errors import ArgumentError, NoSpikesError, warn
+from ..errors import ArgumentError, NoSpikesError, require, warn
 from ..observe import RateEstimator
 from ..updates import Contribution, Slot
 from .band import Band
@@ -145,6 +145,8 @@ class Unit:
             return target
         if not isinstance(target, Tensor) and not callable(target):
             return float(target)
+        if not isinstance(target, Tensor):
+            self._require_alone()
         if self._is_blank():
             return 1.0  # there are no samples that a tensor could be fitted to
         if not isinstance(target, Tensor):
@@ -154,6 +156,12 @@ class Unit:
         target = fit_target(target, total)
         neurons = tuple(range(target.ndim == total.ndim, target.ndim))  # without the batch
         return target.mean(neurons, keepdim=True) if self.state.population and neurons else target
+
+    def _require_alone(self) -> None:
+        show = "a function, which would draw another tensor in each of them"
+        remedy = "Draw a tensor with a seeded generator, and pass that in every process."
+        expected = "be drawn before where several processes train the model"
+        require(not self.slot.shared, "target", expected, None, remedy, show=show)
 
     def estimate(self) -> Tensor:
         """Returns the rate ``[B, *N]`` in spikes per step, the same for all neurons of a population."""
