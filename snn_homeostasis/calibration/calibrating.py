@@ -76,7 +76,8 @@ class Calibrating(ABC):
                 membranes differ between samples by less than 0.1 or more than 3 thresholds. A
                 number brings all but the last layer to that. None leaves weights alone.
             gradients: set the slope of each surrogate that has one, so that gradients reach the
-                first layer of a deep net. Neurons keep their family of surrogates.
+                first layer. Neurons keep their family of surrogates. With ``scale=1.0`` nets of
+                twelve layers learn, which rates alone do not bring about.
             progress: show a bar, where tqdm is installed.
 
         Raises:
