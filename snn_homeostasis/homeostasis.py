@@ -21,7 +21,7 @@ from .cells import (
     select,
     targets_of,
 )
-from .discovery import Choice, Pairs, build_cells, find_cells, require_model, warn_about
+from .discovery import Choice, Pairs, build_cells, closed_on_error, find_cells, require_model, warn_about
 from .distributed import AUTO, Group, Processes, ProcessGroups
 from .following import Following
 from .monitoring import Reports
@@ -116,22 +116,23 @@ class Homeostasis(Registration, Reports, Calibrating, Rule, nn.Module):
         group = self._groups.look_into(model)
         found = find_cells(model, example, pairs=pairs, include=include, exclude=exclude)
         self._groups.reshard()  # the run on the example has gathered them
-        cells = build_cells(model, found, settings.param, frozen=pairs or ())
-        for each, cell in cells:
-            require_new(self._units, each.name, cell, settings.param)
-        warn_about(cells, settings.param, by_hand=bool(pairs or include or exclude))
-        layers = [(each.name, cell.connection.layer) for each, cell in cells]
-        targets = targets_of(several, layers, self.defaults.target)
-        before = set(self._units)
-        try:
+        with closed_on_error() as opened:
+            cells = build_cells(model, found, settings.param, frozen=pairs or (), opened=opened)
             for each, cell in cells:
-                cell.neuron.group = group
-                own = {"target": targets[each.name]} if targets else {}
-                self.register_cell(each.name, cell, **overrides | own)
-        except BaseException:  # for instance a warning that the user has made an error
-            for name in self._units.keys() - before:
-                self.remove_cell(name)
-            raise
+                require_new(self._units, each.name, cell, settings.param)
+            warn_about(cells, settings.param, by_hand=bool(pairs or include or exclude))
+            layers = [(each.name, cell.connection.layer) for each, cell in cells]
+            targets = targets_of(several, layers, self.defaults.target)
+            before = set(self._units)
+            try:
+                for each, cell in cells:
+                    cell.neuron.group = group
+                    own = {"target": targets[each.name]} if targets else {}
+                    self.register_cell(each.name, cell, **overrides | own)
+            except BaseException:  # for instance a warning that the user has made an error
+                for name in self._units.keys() - before:
+                    self.remove_cell(name)
+                raise
         return self
 
     @without_gradients

@@ -12,6 +12,7 @@ from torch import nn
 import snn_homeostasis
 from snn_homeostasis import (
     ClampBounds,
+    HomeostasisError,
     HomeostasisWarning,
     LinearHomeostasis,
     NonFiniteError,
@@ -274,6 +275,45 @@ def test_an_attach_that_fails_registers_nothing():
     assert not hooks_of(net)
 
 
+def frozen(net: nn.Module, homeostasis: LinearHomeostasis) -> None:
+    net[4].requires_grad_(False)
+
+
+def without_bias(net: nn.Module, homeostasis: LinearHomeostasis) -> None:
+    net[2].bias = None
+
+
+def tied(net: nn.Module, homeostasis: LinearHomeostasis) -> None:
+    net[2].bias = net[0].bias  # a warning, which is an error here
+
+
+def known(net: nn.Module, homeostasis: LinearHomeostasis) -> None:
+    homeostasis.attach(net, include="5")
+
+
+REFUSED = [
+    (frozen, {}),
+    (without_bias, {}),
+    (tied, {}),
+    (known, {}),
+    (None, {"target": {"7": 0.1}}),
+    (None, {"plasticity": -1.0}),
+]
+
+
+@pytest.mark.parametrize(("spoil", "overrides"), REFUSED)
+def test_a_refused_attach_leaves_no_hook_while_its_error_lives(spoil, overrides):
+    net, homeostasis = linear(), LinearHomeostasis(0.02, 0.2, "bias")
+    if spoil is not None:
+        spoil(net, homeostasis)
+    hooks, cells = hooks_of(net), list(homeostasis.cells)
+    with pytest.raises((HomeostasisError, HomeostasisWarning)) as caught:
+        homeostasis.attach(net, **overrides)
+    assert caught.value.__traceback__ is not None
+    assert hooks_of(net) == hooks
+    assert list(homeostasis.cells) == cells
+
+
 class OwnNeuron(nn.Module):
     """A user's neuron, which keeps its membrane as a plain attribute."""
 
@@ -290,3 +330,22 @@ def test_a_poisoned_membrane_of_a_registered_neuron_is_seen():
         net(torch.full((4, 6), torch.nan))
     with pytest.raises(NonFiniteError, match="membrane"):
         homeostasis.step()
+
+
+@pytest.mark.parametrize("before", ["nothing", "eval", "cleared"])
+def test_an_empty_batch_is_said_to_be_empty(before):
+    net, homeostasis = first_layers()
+    if before != "nothing":
+        net.train(before != "eval")
+        present(net)
+        net.train()
+        homeostasis.clear()
+        utils.reset(net)
+    kept = snapshot(net)
+    net(torch.empty(0, 6))
+    with pytest.raises(NoSpikesError, match=r"'1'.*its batch was empty"):
+        homeostasis.step()
+    assert unchanged(net, kept)
+    present(net)
+    homeostasis.step()
+    assert not unchanged(net, kept)

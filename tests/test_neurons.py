@@ -7,7 +7,7 @@ import pytest
 import snntorch as snn
 import torch
 from cases import pairwise
-from nets import hooks_of
+from nets import hooks_of, leaky
 from neurons import CLOSED_LOOPS, STEPS, Loop, exported_neurons, noise
 from torch import nn
 
@@ -240,6 +240,29 @@ def test_what_changes_the_size_of_spikes_after_attach_is_noticed(change):
     neuron(torch.full((4, 3), 5.0))
     CHANGES[change](neuron)
     neuron(torch.full((4, 3), 5.0))
+    assert homeostasis.rates()["cell"].tolist() == [1.0, 1.0, 1.0]
+
+
+BEHIND = {
+    "replaced": lambda neuron: setattr(neuron.graded_spikes_factor, "data", torch.tensor(2.5)),
+    "in place": lambda neuron: neuron.graded_spikes_factor.data.fill_(-1.0),
+    "through NumPy": lambda neuron: neuron.graded_spikes_factor.numpy().fill(0.5),
+}
+
+
+@pytest.mark.parametrize("change", BEHIND)
+@pytest.mark.parametrize("begin", ["step", "reset"])
+def test_a_factor_changed_behind_torch_is_noticed_at_the_next_sequence(change, begin):
+    neuron = leaky(reset_mechanism="none")
+    homeostasis = LinearHomeostasis(0.1, 0.1, "bias")
+    homeostasis.register_cell("cell", Cell(nn.Linear(2, 3), neuron))
+    neuron(torch.full((4, 3), 5.0))
+    if begin == "step":
+        homeostasis.step()
+    BEHIND[change](neuron)
+    neuron.reset_mem()
+    for _ in range(3):
+        neuron(torch.full((4, 3), 5.0))
     assert homeostasis.rates()["cell"].tolist() == [1.0, 1.0, 1.0]
 
 

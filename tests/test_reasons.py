@@ -281,6 +281,28 @@ def test_modules_may_be_named_in_place_of_paths():
         find_cells(model, include=[nn.Linear(4, 5)])
 
 
+NO_CHOICES = [3, 0.5, True, torch.ones(2), b"0", [3], [None], [["0"]], [{}]]
+
+
+@pytest.mark.parametrize("name", ["include", "exclude"])
+@pytest.mark.parametrize("choice", NO_CHOICES, ids=repr)
+def test_a_choice_that_names_nothing_is_refused_by_name(name, choice):
+    model = nn.Sequential(nn.Linear(4, 5), leaky())
+    with pytest.raises(ArgumentError, match=f"`{name}` should be a path or a module"):
+        LinearHomeostasis(0.1, 0.1).attach(model, **{name: choice})
+
+
+NO_PAIRS = [3, "1", ["1", "0"], {"1": 3}, {"1": None}, {"1": [3]}, {"1": [["0"]]}, {3: "0"}, {None: "0"}]
+
+
+@pytest.mark.parametrize("pairs", NO_PAIRS, ids=repr)
+@pytest.mark.parametrize("example", [None, torch.ones(2, 4)], ids=["without a run", "with a run"])
+def test_pairs_that_name_nothing_are_refused_by_name(pairs, example):
+    model = nn.Sequential(nn.Linear(4, 5), leaky())
+    with pytest.raises((ArgumentError, UnpairedNeuronError), match=r"`pairs` should be a|has this path"):
+        LinearHomeostasis(0.1, 0.1).attach(model, example, pairs=pairs)
+
+
 def test_a_frozen_layer_may_be_named_by_any_of_its_paths():
     model = nn.Sequential(nn.Linear(4, 5).requires_grad_(False), leaky())
     model.again = model[1]

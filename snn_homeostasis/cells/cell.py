@@ -101,6 +101,12 @@ class Cell:
         """Whether the neuron is in training mode. Otherwise the cell is frozen."""
         return self.neuron.module.training
 
+    def close(self) -> None:
+        """Takes the hooks off the layer and the neuron and closes the slots."""
+        self.neuron.close()
+        self.presynaptic.close()
+        self.updater.close()
+
     def listen(self, listener: SpikeListener) -> None:
         """Registers a listener and hands it every observed spike."""
         self._listeners.append(listener)
@@ -115,9 +121,7 @@ class Cell:
         self._listeners = others
         self.neuron.unlisten(listener)
         if not others:
-            self.neuron.close()
-            self.presynaptic.close()
-            self.updater.close()
+            self.close()
 
     def switch(self, listener: SpikeListener, is_on: bool) -> None:
         """Switches the observation for a registered listener on or off."""

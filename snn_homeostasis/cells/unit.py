@@ -261,6 +261,8 @@ class Unit:
             return "the model holds another module in its place; call `remove()`, then `attach` it again"
         if hook.frozen:
             return "it ran in eval mode; call `.train()` on the model"
+        if self._is_empty_batch():
+            return "its batch was empty; call `step()` once a batch had samples"
         if hook.samples:
             return "since it ran, the estimate was cleared"
         return (

@@ -7,7 +7,7 @@ holds what the user names against them, `readouts` says what to leave out, `find
 and `building` builds them.
 """
 
-from .building import build_cells, warn_about
+from .building import build_cells, closed_on_error, warn_about
 from .finding import FoundCell, find_cells, require_model
 from .isolation import eagerly, isolated, keeping_random_states
 from .links import Choice, Pairs
@@ -17,6 +17,7 @@ __all__ = [
     "FoundCell",
     "Pairs",
     "build_cells",
+    "closed_on_error",
     "eagerly",
     "find_cells",
     "isolated",

@@ -1,7 +1,8 @@
 """Builds the cells that were found, and warns about what may surprise."""
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 
 from torch import nn
@@ -11,18 +12,35 @@ from ..errors import HomeostasisError, require, warn
 from .finding import FoundCell
 from .links import Place, canonical_paths, is_within, join, plain, quoted
 
-__all__ = ["build_cells", "warn_about"]
+__all__ = ["build_cells", "closed_on_error", "warn_about"]
 
 Built = Sequence[tuple[FoundCell, Cell]]
 
 
-def build_cells(model: nn.Module, found: Sequence[FoundCell], param: str, frozen: Collection[Place]) -> Built:
-    """Builds the cells whose layer has the parameter, for the frozen neurons also one without gradient."""
+@contextmanager
+def closed_on_error() -> Iterator[list[Cell]]:
+    """Closes the cells that are put into a list if an error comes, whose traceback would keep them alive."""
+    cells: list[Cell] = []
+    try:
+        yield cells
+    except BaseException:
+        for cell in cells:
+            cell.close()
+        raise
+
+
+def build_cells(
+    model: nn.Module, found: Sequence[FoundCell], param: str, frozen: Collection[Place], opened: list[Cell]
+) -> Built:
+    """Builds the cells whose layer has the parameter, for the frozen neurons also one without gradient.
+
+    Puts every cell that it opens into ``opened``.
+    """
     offering: list[tuple[FoundCell, Cell]] = []
     left_out: list[str] = []
     paths = canonical_paths(model)
     named = {paths.get(each) for each in frozen}
-    built = _build(model, _distinct(model, found, param))
+    built = _build(model, _distinct(model, found, param), opened)
     for each, cell in built:
         reference = cell.connection.references.get(param)
         if reference is not None and (each.neuron in named or not reference.is_frozen):
@@ -63,12 +81,13 @@ def warn_about(built: Built, param: str, by_hand: bool) -> None:
         _warn_about_several_layers(each for each, _ in built if not _is_inside(each))
 
 
-def _build(model: nn.Module, found: Sequence[FoundCell]) -> Built:
+def _build(model: nn.Module, found: Sequence[FoundCell], opened: list[Cell]) -> Built:
     built: list[tuple[FoundCell, Cell]] = []
     errors: list[HomeostasisError] = []
     for each in found:
         try:
-            built.append((each, each.build(model)))
+            opened.append(each.build(model))
+            built.append((each, opened[-1]))
         except HomeostasisError as error:
             errors.append(error)
     _raise_all(errors)

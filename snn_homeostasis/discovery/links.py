@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from ..errors import require
@@ -14,7 +14,7 @@ from .effects import Effect
 
 __all__ = [
     "Choice", "Link", "Pairs", "Place", "apply_choices", "canonical_paths", "describe", "inner_links",
-    "is_within", "join", "norm_inside", "plain", "quoted",
+    "is_within", "join", "norm_inside", "places_in", "plain", "quoted",
 ]  # fmt: skip
 
 Place = str | nn.Module
@@ -84,11 +84,21 @@ def canonical_paths(model: nn.Module) -> dict[Place, str]:
     return first | {plain(path, modules): known for path, known in paths.items()} | paths
 
 
+def places_in(name: str, given: Any) -> list[Any]:
+    """Returns one or several paths, modules or types as a list; raises ArgumentError for anything else."""
+    is_several = isinstance(given, Iterable) and not isinstance(given, str | type | nn.Module | Tensor)
+    places = list(given) if is_several else [given]
+    is_known = all(isinstance(each, str | type | nn.Module) for each in places)
+    remedy = "Write one as it is, and several as a list."
+    require(is_known, name, "be a path or a module, or a list of them", given, remedy)
+    return places
+
+
 def _matching(
     model: nn.Module, links: Sequence[Link], name: str, choice: Choice, paths: Mapping[Place, str]
 ) -> list[Link]:
     """The links whose neuron or layer a choice selects: by path, by type, or as a module."""
-    choices = [choice] if isinstance(choice, str | type | nn.Module) else choice
+    choices = places_in(name, choice)
     modules = dict(model.named_modules())
     known = {*paths, *(kind for module in modules.values() for kind in type(module).__mro__)}
     for each in choices:

@@ -1,15 +1,15 @@
 """Pairs that the user names: held against what is found, and against the norms that may lie between."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from torch import nn
 
-from ..errors import HomeostasisError
+from ..errors import HomeostasisError, require
 from ..layers import connect, is_layer
 from ..observe import is_neuron
 from .chains import NORMS
-from .links import Link, Pairs, Place, canonical_paths, is_within, norm_inside, quoted
+from .links import Link, Pairs, canonical_paths, is_within, norm_inside, places_in, quoted
 
 __all__ = ["paired"]
 
@@ -22,8 +22,10 @@ def paired(model: nn.Module, links: Sequence[Link], pairs: Pairs, is_traced: boo
     A pair that was also found keeps its norm, its delay, its sign and its problem. The user's word
     stands where nothing contradicts it.
     """
+    remedy = "Name layers by neuron: pairs={'neuron': 'layer'}, or {'neuron': ['layer', 'other']}."
+    require(isinstance(pairs, Mapping), "pairs", "be a dict of module paths", pairs, remedy)
     paths = canonical_paths(model)
-    named = {str(paths.get(neuron, neuron)): _as_list(layers) for neuron, layers in pairs.items()}
+    named = {str(paths.get(neuron, neuron)): places_in("pairs", layers) for neuron, layers in pairs.items()}
     flow = list(dict.fromkeys(link.neuron for link in links))
     result: list[Link] = []
     for neuron in [*flow, *(each for each in named if each not in flow)]:
@@ -96,7 +98,3 @@ def _norms_that_fit(modules: dict[str, nn.Module], layer: str) -> list[str]:
 def _sizes(norm: nn.Module) -> tuple[int, ...]:
     size = next(getattr(norm, name) for name in SIZES if hasattr(norm, name))
     return (size,) if isinstance(size, int) else tuple(size)
-
-
-def _as_list(layers: Place | Sequence[Place]) -> list[Place]:
-    return [layers] if isinstance(layers, str | nn.Module) else list(layers)

@@ -221,7 +221,7 @@ class SpikeHook:
         self.require_shape(spikes.shape)
         if spikes.numel() > 0:
             return True
-        self._last = spikes
+        self._last, self.frozen = spikes, False
         return False
 
     def _is_idle(self) -> bool:
@@ -238,6 +238,7 @@ class SpikeHook:
         if (
             factor is not self._factor
             or (factor is not None and factor._version != self._factor_version)
+            or (factor is not None and self.membranes.last is None and _content(factor) != self._content)
             or own.get("spike_grad") is not self._codes[0]
             or own.get("fire") is not self._codes[1]
         ):
@@ -250,8 +251,9 @@ class SpikeHook:
         own = self.module.__dict__
         self._codes = own.get("spike_grad"), own.get("fire")
         self._factor = None if isinstance(factor, nn.Parameter) else factor
-        # `_version` is the only sign of a change in place
+        # `_version` is the only sign of a change in place; one through `.data` is seen at the next sequence
         self._factor_version = -1 if self._factor is None else self._factor._version
+        self._content = None if self._factor is None else _content(self._factor)
 
     def _unhook(self) -> None:
         for handle in self._handles:
@@ -281,6 +283,11 @@ class SpikeHook:
     def __reduce__(self) -> tuple[type[Any], tuple[()]]:
         # a pickled model leaves its observers behind
         return Unobserved, ()
+
+
+def _content(factor: Tensor) -> Any:
+    """Returns what tells one value of a tensor from another, without a wait for a device."""
+    return factor.tolist() if factor.device.type == "cpu" else factor.data_ptr()
 
 
 def _first(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
