@@ -51,6 +51,7 @@ class Homeostasis(Registration, Reports, Calibrating, Rule, nn.Module):
     Several processes that train one model count as one with all their samples: each `update` sums
     what they have, in one all-reduce. So every process calls it equally often, if only with an empty
     batch. A wrapper around the model, or sharded parameters, tell that processes train one model.
+    Settings that differ raise in all of them; of a tensor as target the numbers are not compared.
 
     Args:
         defaults: the settings of cells that do not override them.

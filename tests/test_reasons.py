@@ -12,6 +12,7 @@ from torch.distributed import destroy_process_group, init_process_group
 
 from snn_homeostasis import (
     ArgumentError,
+    HomeostasisError,
     HomeostasisWarning,
     LinearHomeostasis,
     UnpairedNeuronError,
@@ -199,13 +200,35 @@ def test_the_bias_of_a_layer_norm_brings_the_target(norm):
 # ---- where the model is
 
 
-@pytest.mark.parametrize("example", [None, torch.rand(3, 4, device="meta")])
+@pytest.mark.parametrize("example", [None, torch.rand(3, 4), torch.rand(3, 4, device="meta")])
 def test_tensors_on_meta_are_the_reason(example):
     model = nn.Sequential(nn.Linear(4, 5), leaky()).to("meta")
-    assert "`0` (Linear): its tensors have no values: call `model.to_empty(" in reason(model, example)
+    with pytest.raises(HomeostasisError, match=r"(?is)`0.*no values.*call `model.to_empty\("):
+        LinearHomeostasis(0.1, 0.1).attach(model, example)
     model = model.to_empty(device="cpu")
     model.load_state_dict(nn.Sequential(nn.Linear(4, 5), leaky()).state_dict())
     assert len(find_cells(model, torch.rand(3, 4))) == 1
+
+
+class WithHead(nn.Module):
+    """One regulated layer, and a head on the meta device that the model may use."""
+
+    def __init__(self, uses_head: bool) -> None:
+        super().__init__()
+        self.fc, self.lif, self.head = nn.Linear(4, 5), leaky(), nn.Linear(5, 2, device="meta")
+        self.uses_head = uses_head
+
+    def forward(self, x):
+        spikes = self.lif(self.fc(x))
+        return self.head(spikes) if self.uses_head else spikes
+
+
+def test_tensors_on_meta_elsewhere_are_no_reason():
+    chain = nn.Sequential(nn.Linear(4, 5), leaky(), nn.Linear(5, 2, device="meta"), leaky())
+    assert [each.name for each in find_cells(WithHead(False), torch.rand(3, 4))] == ["lif"]
+    assert [each.name for each in find_cells(WithHead(True), pairs={"lif": "fc"})] == ["lif"]
+    assert list(LinearHomeostasis(0.1, 0.1).attach(chain, include="0").cells) == ["1"]
+    assert "`head` (Linear): its tensors have no values" in reason(WithHead(True), torch.rand(3, 4))
 
 
 def test_a_layer_that_is_split_over_processes_is_the_reason():

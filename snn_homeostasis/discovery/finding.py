@@ -17,7 +17,7 @@ from .links import Choice, Link, Pairs, apply_choices, describe, plain, quoted
 from .pairing import paired
 from .readouts import without_readouts
 from .tracing import traced_links
-from .unsupported import unsupported_modules
+from .unsupported import modules_without_values, unsupported_modules
 
 __all__ = ["FoundCell", "find_cells", "require_model"]
 
@@ -119,9 +119,7 @@ def find_cells(
     """
     require_model(model)
     is_traced = example is not None
-    if problems := unsupported_modules(model, is_traced):
-        raise UnpairedNeuronError(_report(model, problems))
-    links = traced_links(model, example) if is_traced else chain_links(model)
+    links = _links(model, example)
     if pairs is not None:
         links = paired(model, links, pairs, is_traced)
     links = apply_choices(model, links, include, exclude)
@@ -133,6 +131,17 @@ def find_cells(
     for note in dict.fromkeys([*left_out, *(note for link in links for note in link.notes)]):
         warn(note)
     return _named_cells(model, links)
+
+
+def _links(model: nn.Module, example: Any) -> list[Link]:
+    if example is not None and (problems := unsupported_modules(model)):
+        raise UnpairedNeuronError(_report(model, problems))
+    try:
+        return chain_links(model) if example is None else traced_links(model, example)
+    except Exception as error:  # what a meta tensor raises does not say where it is
+        if problems := modules_without_values(model):
+            raise UnpairedNeuronError(_report(model, problems)) from error
+        raise
 
 
 def _named_cells(model: nn.Module, links: Sequence[Link]) -> list[FoundCell]:

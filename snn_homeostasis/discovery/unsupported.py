@@ -10,23 +10,29 @@ from ..layers import is_layer
 from ..observe import is_neuron
 from .links import Link
 
-__all__ = ["unsupported_modules"]
+__all__ = ["modules_without_values", "unsupported_modules"]
+
+NO_VALUES = "its tensors have no values: call `model.to_empty(device=...)` and load them before"
 
 
-def unsupported_modules(model: nn.Module, is_traced: bool) -> list[Link]:
-    """The problems of a model's modules, each as a link with the module's path; fewer without a run."""
+def unsupported_modules(model: nn.Module) -> list[Link]:
+    """The problems that modules have with a run, each as a link with the path of the module."""
     registered = set(model.modules())
     return [
         Link(path, problem=problem)
         for path, module in model.named_modules()
-        for problem in (*_missing_values(module), *(_problems(module, registered) if is_traced else ()))
+        for problem in _problems(module, registered)
     ]
 
 
-def _missing_values(module: nn.Module) -> Iterator[str]:
-    tensors = [*module.parameters(recurse=False), *module.buffers(recurse=False)]
-    if any(tensor.is_meta for tensor in tensors if not isinstance(tensor, UninitializedParameter)):
-        yield "its tensors have no values: call `model.to_empty(device=...)` and load them before"
+def modules_without_values(model: nn.Module) -> list[Link]:
+    """The modules with a tensor on the meta device, as links. Nothing fails that does not use them."""
+    return [
+        Link(path, problem=NO_VALUES)
+        for path, module in model.named_modules()
+        for tensor in (*module.parameters(recurse=False), *module.buffers(recurse=False))
+        if tensor.is_meta and not isinstance(tensor, UninitializedParameter)
+    ]
 
 
 def _problems(module: nn.Module, registered: set[nn.Module]) -> Iterator[str]:

@@ -29,7 +29,10 @@ TESTS: tuple[tuple[Callable[[Tensor], bool], Problem], ...] = (
     ),
     (
         lambda value: value.is_meta,
-        Problem("has no values: it is on the meta device", "Move the model to a real device before."),
+        Problem(
+            "has no values: it is on the meta device",
+            "Call `model.to_empty(device=...)` and load its values before.",
+        ),
     ),
     (
         lambda value: value.is_inference(),

@@ -7,7 +7,6 @@ from typing import Any, NoReturn, Protocol
 
 import torch
 from torch import Tensor, nn
-from torch._C import _current_graph_task_id as current_graph_task_id  # no public way to see a recompute
 from torch.compiler import is_dynamo_compiling
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.hooks import RemovableHandle
@@ -15,7 +14,14 @@ from torch.utils.hooks import RemovableHandle
 from ..errors import ArgumentError, NoSpikesError
 from .membranes import Membranes
 from .neurons import fires_ones, membrane_of, spikes_of, spikes_of_step
-from .transforms import is_fake, is_plain_call, number_of_modes, peek_interpreter_stack, tracing_state
+from .transforms import (
+    current_graph_task_id,
+    is_fake,
+    is_plain_call,
+    number_of_modes,
+    peek_interpreter_stack,
+    tracing_state,
+)
 from .unobserved import Unobserved
 
 __all__ = ["SpikeHook", "SpikeListener"]

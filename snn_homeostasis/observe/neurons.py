@@ -199,13 +199,17 @@ def all_neurons() -> set[nn.Module]:
     return set(snn.SpikingNeuron.instances)
 
 
+def _is_one(factor: Tensor) -> bool:
+    return not factor.is_meta and bool((factor == 1).all())
+
+
 def fires_ones(neuron: nn.Module) -> bool:
     """Whether every spike of a neuron is known to be 1, now and until its graded spikes factor changes.
 
     That holds for the code of snntorch alone: a user's `fire` may put out -1, and a surrogate 0.5.
     """
     factor = getattr(neuron, "graded_spikes_factor", None)
-    if isinstance(factor, nn.Parameter) or (factor is not None and not bool((factor == 1).all())):
+    if isinstance(factor, nn.Parameter) or (factor is not None and not _is_one(factor)):
         return False
     surrogate = getattr(neuron, "spike_grad", None)
     surrogate = getattr(surrogate, "__self__", surrogate)  # `apply` of an autograd Function

@@ -3,13 +3,12 @@
 from typing import Any
 
 from torch import Tensor, nn
-from torch._C import _current_graph_task_id as current_graph_task_id  # no public way to see a recompute
 from torch.compiler import is_dynamo_compiling
 from torch.utils.hooks import RemovableHandle
 
 from ..errors import ArgumentError, NoSpikesError
 from .hook import NOT_IN_BACKWARD, SpikeListener, _first
-from .transforms import is_fake, is_plain_call
+from .transforms import current_graph_task_id, is_fake, is_plain_call
 from .unobserved import Unobserved
 
 __all__ = ["PresynapticHook"]

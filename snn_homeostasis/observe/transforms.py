@@ -1,6 +1,7 @@
 """Calls in which torch traces or transforms a model: what looks like spikes then stands for others."""
 
 from torch import Tensor
+from torch._C import _current_graph_task_id as current_graph_task_id  # no public way to see a recompute
 from torch._C import _get_tracing_state as tracing_state  # `torch.jit.is_tracing` takes three times as long
 from torch._C import _len_torch_dispatch_stack as number_of_modes  # no public way to see modes
 from torch._C._functorch import TransformType, peek_interpreter_stack  # no public way to see `torch.func`
@@ -9,6 +10,7 @@ from torch.utils._python_dispatch import _get_current_dispatch_mode_stack as mod
 from ..errors import ArgumentError
 
 __all__ = [
+    "current_graph_task_id",
     "is_fake",
     "is_plain_call",
     "is_plain_now",
