@@ -231,6 +231,7 @@ def test_tensors_on_meta_elsewhere_are_no_reason():
     assert "`head` (Linear): its tensors have no values" in reason(WithHead(True), torch.rand(3, 4))
 
 
+@pytest.mark.filterwarnings("ignore:DTensor random operators:UserWarning")  # torch 2.6, on a CPU
 def test_a_layer_that_is_split_over_processes_is_the_reason():
     tensor = pytest.importorskip("torch.distributed.tensor")
     parallel = pytest.importorskip("torch.distributed.tensor.parallel")

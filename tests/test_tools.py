@@ -394,23 +394,24 @@ def test_lightning_resumes_from_a_checkpoint(kept, tmp_path):
 # --- torch.distributed.checkpoint ------------------------------------------------------------
 
 
+@pytest.mark.filterwarnings("ignore:.*in a single process:UserWarning")
 def test_a_distributed_checkpoint_of_one_process_loads_in_whole(tmp_path):
     checkpoint = pytest.importorskip("torch.distributed.checkpoint")
     saved = LinearHomeostasis(0.02, 0.2).attach(net := Net(), data()[:BATCH][0])
     with torch.no_grad():
         net(data()[:BATCH][0])
     saved()
-    checkpoint.save({"homeostasis": saved.state_dict()}, checkpoint_id=tmp_path, no_dist=True)
+    checkpoint.save({"homeostasis": saved.state_dict()}, checkpoint_id=tmp_path)
     same = copy.deepcopy(saved.state_dict())
     for value in same.values():
         value.zero_()
-    checkpoint.load({"homeostasis": same}, checkpoint_id=tmp_path, no_dist=True)
+    checkpoint.load({"homeostasis": same}, checkpoint_id=tmp_path)
     loaded = LinearHomeostasis(0.02, 0.2).attach(Net(), data()[:BATCH][0])
     loaded.load_state_dict(same)
     for mine, wanted in zip(loaded.rates().values(), saved.rates().values(), strict=True):
         assert torch.equal(mine, wanted)
     fresh = LinearHomeostasis(0.02, 0.2).attach(Net(), data()[:BATCH][0])
     part = fresh.state_dict()  # what a new one has: no tensors yet
-    checkpoint.load({"homeostasis": part}, checkpoint_id=tmp_path, no_dist=True)
+    checkpoint.load({"homeostasis": part}, checkpoint_id=tmp_path)
     with pytest.raises(RuntimeError, match="Missing key"):
         fresh.load_state_dict(part)

@@ -368,6 +368,10 @@ def test_a_checkpoint_counts_each_spike_once(reentrant, frozen):
     homeostasis.step()
 
 
+@pytest.mark.skipif(
+    not hasattr(torch._C._autograd.SavedTensor, "unpack_hook"),
+    reason="this version of torch does not tell what a checkpoint saves",
+)
 def test_the_search_for_a_graph_recomputes_no_checkpoint():
     net = nn.Sequential(nn.Linear(6, 8), snn.Leaky(beta=0.9))
     homeostasis = LinearHomeostasis(0.02, 0.2, "bias").attach(net)

@@ -152,7 +152,7 @@ class Recorder:
         layers = {key: source for key, source in sources.items() if source.kind is Kind.LAYER}
         for source in sources.values():
             record.others[source.kind].add(source.path)
-        if layers or received.count_nonzero():  # a delay line feeds zeros at first
+        if layers or received.any():  # a delay line feeds zeros at first
             record.calls.append(frozenset(source.path for source in layers.values()))
         # a copy, since the model may change it in place later
         samples = (received if is_step else received.flatten(0, 1)).clone()
@@ -183,7 +183,7 @@ class Recorder:
         tensors = list(tensors_in(values))
         sources = self._provenance.of(tensors)
         if self._is_running:
-            self.is_blind |= not sources and any(bool(each.count_nonzero()) for each in tensors)
+            self.is_blind |= not sources and any(bool(each.any()) for each in tensors)
             for source in sources.values():
                 if source.kind in OF_NEURONS:
                     self.used.add(source.path)

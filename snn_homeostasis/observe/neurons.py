@@ -126,8 +126,8 @@ def threshold_name(neuron: nn.Module) -> str:
     return "threshold"
 
 
-@threshold_name.register
-def _(neuron: snn.DeltaLeaky) -> str:
+@register(threshold_name, "DeltaLeaky")
+def _(neuron: nn.Module) -> str:
     return "delta_threshold"  # it has the other one, too, and does not use it
 
 

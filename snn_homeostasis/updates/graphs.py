@@ -91,7 +91,7 @@ def _saved_by(node: Node) -> Iterator[Tensor]:
     """The tensors that a node saves; raises RuntimeError if they were freed."""
     for name in _names_of_saved(type(node)):
         if any(getattr(raw, "unpack_hook", None) for raw in _as_tuple(getattr(node, name))):
-            continue  # to unpack it could compute a whole checkpoint again
+            continue  # to unpack it could compute a whole checkpoint again, as it does with torch 2.6
         public = name.removeprefix("_raw")
         # an autograd Function written in Python has `saved_tensors`, without the underscore
         saved = getattr(node, public if hasattr(node, public) else public.removeprefix("_"))
