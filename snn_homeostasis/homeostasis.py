@@ -214,18 +214,21 @@ class Homeostasis(Registration, Reports, Calibrating, Rule, nn.Module):
         """`forward` with these arguments, then `update`: call it after ``optimizer.step()``."""
         step = Step(self._processes, self._slots)
         vars(self)["_stepping"] = step  # an attribute of a module takes longer to set
-        before = Waiting(step.slots)
+        before, stepped = Waiting(step.slots), list[Unit]()
         try:
             with step.processes.deferring(Exception):
                 self(target, cells)
+                if target is None:  # with a target of its own it may well be meant
+                    stepped = [unit for unit in select(self._units, cells) if unit.active]
+                    self._note_step(stepped)  # before anything moves: a user may make warnings errors
             self.update()
         except BaseException:
             before.put_back()
             raise
         finally:
             vars(self)["_stepping"] = None
-        if target is None:  # with a target of its own it may well be meant
-            self._note_step([unit for unit in select(self._units, cells) if unit.active])
+        for unit in stepped:
+            unit.answered = unit.asked
 
     def follow(self, optimizer: torch.optim.Optimizer) -> Self:
         """Calls `step` after every step of ``optimizer``, which keeps this object alive.

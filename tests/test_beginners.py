@@ -108,6 +108,33 @@ def test_a_step_that_failed_may_be_repeated():
     homeostasis.step()
 
 
+def test_a_warning_that_is_an_error_comes_before_anything_moves():
+    net = linear()
+    homeostasis = regulated(net)
+    present(net)
+    homeostasis.step()
+    before = snapshot(net)
+    with pytest.raises(HomeostasisWarning, match=TWICE):  # warnings are errors here
+        homeostasis.step()
+    assert unchanged(net, before)
+    assert not any(unit.pending for unit in homeostasis.units.values())
+    homeostasis.step()  # it is said once
+    assert not unchanged(net, before)
+
+
+def test_a_model_regulated_twice_is_said_before_anything_moves():
+    net = linear()
+    first, second = regulated(net), regulated(net)
+    present(net)
+    first.step()
+    before = snapshot(net)
+    with pytest.raises(HomeostasisWarning, match=DOUBLE):
+        second.step()
+    assert unchanged(net, before)
+    second.step()
+    assert not unchanged(net, before)
+
+
 # --- a frozen step -------------------------------------------------------------------------------
 
 

@@ -655,12 +655,28 @@ def empty_in_all(rank: int) -> None:
 
 
 @scenario()
+def warned_in_one(rank: int) -> None:
+    net = dense()
+    homeostasis = LinearHomeostasis(0.02, 0.2).attach(ddp(net))
+    net(batch_of(4, 4, seed=1)[rank])
+    homeostasis.step()
+    before = snapshot(net)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error" if rank == 0 else "ignore")
+        with pytest.raises((HomeostasisWarning, ProcessMismatchError), match="once for each observation"):
+            homeostasis.step()  # a second time
+    require_untouched(net, before)
+    go_on(net, homeostasis, rank)
+
+
+@scenario()
 def frozen_in_one(rank: int) -> None:
     net = dense()
     homeostasis = LinearHomeostasis(0.02, 0.2).attach(ddp(net))
     net(batch_of(4, 4, seed=1)[rank])
     homeostasis.step()
     before = snapshot(net)
+    net(batch_of(4, 4, seed=2)[rank])
     net.layers[4].train(rank == 0)
     with pytest.raises(ProcessMismatchError, match=r"only process 0 has .* cell 'layers.4'"):
         homeostasis.step()
@@ -692,6 +708,7 @@ def one_more_call_of_the_rule_in_one(rank: int) -> None:
     net(batch_of(4, 4, seed=1)[rank])
     homeostasis.step()
     before = snapshot(net)
+    net(batch_of(4, 4, seed=2)[rank])
     if rank:
         homeostasis()
     with pytest.raises(ProcessMismatchError, match=r"only process 1 has 2 calls of the rule for `weight`"):

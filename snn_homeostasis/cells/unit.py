@@ -31,7 +31,8 @@ class Unit:
         self.state = CellState(name, cell, settings)
         self.rate: RateEstimator = settings.rate()
         self.guard = Guard(name, cell, self.state)
-        self._answered: tuple[Memory, Memory] = (_nothing, _nothing)  # spikes and total of the last step
+        self.answered: tuple[Memory, Memory] = (_nothing, _nothing)  # spikes and total of the last step
+        self.asked: tuple[Memory, Memory] = self.answered  # those of the step that is being made
         self._warn()
 
     @property
@@ -87,11 +88,12 @@ class Unit:
             slot.drop(self.rate, None)
 
     def is_news(self) -> bool:
-        """Whether there is something to answer that was not there when this was asked the last time."""
+        """Whether a step that begins now has something to answer that the last one did not have."""
         spikes, total = self.hook.observed, self.rate.total  # an estimate that was loaded has another total
+        old_spikes, old_total = self.asked = self.answered
         if spikes is None or total is None or self._pauses:
             return True
-        (old_spikes, old_total), self._answered = self._answered, (weakref.ref(spikes), weakref.ref(total))
+        self.asked = weakref.ref(spikes), weakref.ref(total)
         return old_spikes() is not spikes or old_total() is not total
 
     def listen(self) -> None:
