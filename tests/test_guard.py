@@ -211,6 +211,12 @@ def test_a_parameter_at_its_bound_is_no_runaway():
     assert (loop.value == 1.0).all()
 
 
+def test_a_parameter_between_two_bounds_is_no_runaway():
+    loop = slstm().regulate(0.05, "bias", bounds=ClampBounds(-100.0, 100.0))
+    assert not loop.run(300)
+    assert loop.unit.guard.blocked is None
+
+
 @pytest.mark.filterwarnings("ignore:`step` should be called once")
 def test_steps_on_one_observation_are_no_runaway():
     loop = slstm().regulate(0.01, "bias")

@@ -105,7 +105,7 @@ class Guard(TensorState):
             self._push = self._means = None  # the rate of an old observation cannot answer
         self._observed = _nothing if observed is None else weakref.ref(observed)
         self._aim, left = aim, LONGEST
-        if slot.limits is None:  # with them it cannot run away
+        if not _has_limits(slot):  # with them it cannot run away
             left = self._compare(slot, rate.to(slot.reference.leaf.device), is_alone)
         is_held = was_held or self.blocked is not None
         self._left = self._wait = SHORTEST if is_held else max(left, SHORTEST)
@@ -187,6 +187,11 @@ class Guard(TensorState):
     def _values_of(self, kind: str) -> Tensor | None:
         reference = self.cell.connection.references.get(kind)
         return None if reference is None else reference.values
+
+
+def _has_limits(slot: Slot) -> bool:
+    limits = (getattr(slot.bounds, "min", None), getattr(slot.bounds, "max", None))
+    return slot.limits is not None or None not in limits
 
 
 def _nothing() -> None:

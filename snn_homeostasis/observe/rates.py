@@ -101,12 +101,15 @@ class RecentRate(CumulativeRate):
 
     @is_closed.setter
     def is_closed(self, is_closed: bool) -> None:
-        own = vars(self)  # an attribute of a module takes longer to set
-        own["_is_closed"] = bool(is_closed)
-        own["quick_steps"] = 0 if is_closed else self.float32_steps
+        self._mark(bool(is_closed))
 
     def close(self) -> None:
-        self.is_closed = True
+        self._mark(True)
+
+    def _mark(self, is_closed: bool) -> None:
+        own = vars(self)  # an attribute of a module takes longer to set
+        own["_is_closed"] = is_closed
+        own["quick_steps"] = 0 if is_closed else self.float32_steps
 
     def total_for(self, spikes: Tensor) -> Tensor:
         if self._is_closed:

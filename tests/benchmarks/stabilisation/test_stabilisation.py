@@ -20,6 +20,7 @@ from inferno.neural.modeling import Accumulator  # noqa: E402
 from report import Table, mean_and_spread  # noqa: E402
 
 
+@pytest.mark.filterwarnings("ignore:A threshold of cell")  # of silent nets, which one epoch does not wake
 def test_all_experiments_run_in_short_mode(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["stabilisation", "--quick", "--output", str(tmp_path)])
     runpy.run_path(str(Path(__file__).parent), run_name="__main__")
