@@ -90,11 +90,14 @@ def test_a_neuron_without_memory_is_shifted_to_its_quantile():
 
 def test_shifts_are_those_of_a_bisection_in_float64():
     net, x = nn.Sequential(nn.Linear(6, 5), leaky()), torch.rand(64, 6)
-    weight, before = net[0].weight.detach().double().numpy(), net[0].bias.detach().double().numpy()
+    weight, before = (
+        net[0].weight.detach().double().cpu().numpy(),
+        net[0].bias.detach().double().cpu().numpy(),
+    )
     attached(net).calibrate(x, num_steps=STEPS, progress=False)
 
     def rate(bias: float, row: int) -> float:
-        current, membrane, spikes = x.double().numpy() @ weight[row] + bias, np.zeros(64), 0
+        current, membrane, spikes = x.double().cpu().numpy() @ weight[row] + bias, np.zeros(64), 0
         for _ in range(STEPS):
             membrane = 0.9 * membrane + current - (membrane > 1)
             spikes += (membrane > 1).sum()

@@ -96,10 +96,10 @@ FIGURES = {"accuracy": ".1%", "rate": ".3f", "silent": ".1%", "saturated": ".1%"
 print_runs("net", results, FIGURES)
 
 # %% [markdown]
-# The plain net stays dead. Both ways of waking it up work, and they go together. During training
-# the optimizer moves the rates away from the target, since it wants more spikes than 0.1, and λ
-# falls, so that it may. The picture shows the last seed of "calibrated and two lines": one curve
-# for each layer, the grey line is the target.
+# The plain net stays dead, and each of the other three learns. Between them the difference is within
+# the spread. During training the optimizer moves the rates away from the target, since it wants
+# more spikes than that, and λ falls, so that it may. The picture shows the last seed of "calibrated
+# and two lines": one curve for each layer, the grey line is the target.
 
 # %%
 figure = plot_rates(histories["calibrated and two lines"])
