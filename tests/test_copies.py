@@ -138,6 +138,7 @@ def test_tied_layers_with_different_bounds_are_refused():
     present(net)
     homeostasis.step()
     net[2].weight = net[0].weight
+    present(net)
     before = snapshot(net)
     with pytest.raises(ArgumentError, match="be the same wherever one parameter is regulated"):
         homeostasis.step()
