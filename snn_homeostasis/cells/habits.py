@@ -26,7 +26,7 @@ class Habits:
         if stepped:
             self._say(
                 "`step` should be called once for each observation. Found no spikes since the last call, so "
-                "the same rates have moved the parameters again. Run the model in between; where "
+                "the same rates would move the parameters again. Run the model in between; where "
                 "`follow(optimizer)` calls it, call it nowhere else."
             )
         elif not all(unit.hook.module.training for unit in units.values()):
