@@ -441,3 +441,38 @@ def test_a_step_frees_the_last_graph():
     hook = homeostasis.cells["1"].neuron
     assert hook.membranes.graph is None
     assert hook.membranes.last is None
+
+
+class KeepsItsNormsFrozen(nn.Sequential):
+    """A model with a `train` of its own, as people write it to freeze norms."""
+
+    def train(self, mode=True):
+        for module in self:
+            module.training = mode and not isinstance(module, nn.BatchNorm1d)
+        self.training = mode
+        return self
+
+
+@pytest.mark.parametrize("way", ["attribute of the parent", "own train", "between run and step"])
+def test_the_mode_of_the_neuron_counts_however_it_was_set(way):
+    net = KeepsItsNormsFrozen(nn.Linear(6, 8), nn.BatchNorm1d(8), leaky())
+    homeostasis = LinearHomeostasis(0.1, 0.2, "bias").attach(net)
+    x, before = torch.rand(4, 6), net[1].bias.detach().clone()
+    if way == "attribute of the parent":
+        net.training = False  # its neurons go on training
+    else:
+        net.train(False)
+        net(x)
+        assert homeostasis.units["2"].rate.steps == 0
+        net.train()
+    net(x)
+    if way == "between run and step":
+        for module in net:
+            module.training = False
+        with pytest.warns(HomeostasisWarning, match="training mode"):
+            homeostasis.step()
+        assert torch.equal(net[1].bias, before)
+        net.train()
+    homeostasis.step()
+    assert homeostasis.units["2"].rate.steps == 1
+    assert not torch.equal(net[1].bias, before)
