@@ -2,7 +2,7 @@
 
 import functools
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import digits
@@ -17,12 +17,13 @@ from torch import Tensor, nn
 from snn_homeostasis import Cell, CumulativeRate, ExponentialRate, LinearHomeostasis, WindowedRate
 
 ROUNDS, BATCH, SMOOTHED, WITHIN = 120, 32, 5, 0.1
+SAMPLES = 512  # of a calibration
 PLASTICITY = {"bias": 0.02, "weight": 0.002}
 MEMORY = 5 * digits.STEPS  # of the exponential and the windowed estimate: five rounds
 LEARNING_RATE, SPARSITY = 1e-2, 1e-5
 
 NETS = {"6 dense layers": functools.partial(digits.dense, 6, 100), "4 convolutions": digits.convolutional}
-Regulate = Callable[[list[Tensor]], None]
+Regulate = Callable[[list[Tensor]], int | None]  # sees the rates of a round; how often it ran the net itself
 
 
 @torch.no_grad()
@@ -62,6 +63,19 @@ def two_lines(net: nn.Sequential, param: str) -> Regulate:
     """This package with its defaults: the target is the only number."""
     homeostasis = LinearHomeostasis(target=TARGET, param=param).attach(net)
     return lambda rates: homeostasis.step()
+
+
+def calibrated(net: nn.Sequential, param: str) -> Regulate:
+    """`calibrate` in the first round, and nothing after it."""
+    homeostasis = LinearHomeostasis(target=TARGET, param=param).attach(net)
+    images = [digits.load().train_x[:SAMPLES]]
+
+    def regulate(rates: list[Tensor]) -> int:
+        if not images:
+            return 0
+        return homeostasis.calibrate(images.pop(), num_steps=digits.STEPS, progress=False).forwards
+
+    return regulate
 
 
 def ours(net: nn.Sequential, param: str, rate: Callable, forget: bool = False) -> Regulate:
@@ -128,6 +142,7 @@ ESTIMATORS = {
 DEFAULTS = {f"{param}, defaults": param for param in ("bias", "weight", "threshold")}
 RULES: dict[str, Callable[[nn.Sequential], Regulate]] = {
     **{name: functools.partial(two_lines, param=param) for name, param in DEFAULTS.items()},
+    **{f"{param}, calibrate": functools.partial(calibrated, param=param) for param in PLASTICITY},
     **{
         f"{param}, {name}": functools.partial(ours, param=param, **estimator)
         for param in PLASTICITY
@@ -142,6 +157,7 @@ RULES: dict[str, Callable[[nn.Sequential], Regulate]] = {
 # one of each kind
 QUICK = [
     "bias, defaults",
+    "bias, calibrate",
     f"bias, exponential {MEMORY}",
     "inferno, bias",
     "rate-target loss",
@@ -159,6 +175,7 @@ class Run:
     rates: Tensor  # [rounds, layers]
     final: Tensor  # [layers]
     silent: float
+    extra: int = 0  # sequences that the rule ran by itself
 
     @property
     def error(self) -> Tensor:
@@ -171,6 +188,11 @@ class Run:
         outside = (self.error.abs() > WITHIN).any(1).nonzero()
         after = int(outside[-1]) + 1 if len(outside) else 0
         return after if after < len(self.error) else None
+
+    @property
+    def forwards(self) -> int | None:
+        """Sequences that the net ran until it had settled; None if it did not."""
+        return None if self.settled is None else self.settled + self.extra
 
     @property
     def residual(self) -> float:
@@ -190,15 +212,15 @@ def live(scene: tuple[str, str], rule: str, seed: int, rounds: int) -> Run:
     net = NETS[name]()
     STARTS[start](net)
     regulate = RULES[rule](net)
-    rates = []
+    rates, extra = [], 0
     with torch.set_grad_enabled(RULES[rule].func is by_gradient):
         for x in digits.batches(data.train_x, rounds, BATCH, torch.Generator().manual_seed(seed)):
             seen = digits.rates_of(net, x)
             rates.append(torch.stack([rate.detach().mean() for rate in seen]))
-            regulate(seen)
+            extra += regulate(seen) or 0
     final = digits.judged(net, data.test_x)
     means = torch.stack([rate.mean() for rate in final])
-    return Run(name, start, rule, torch.stack(rates), means, digits.silent(final))
+    return Run(name, start, rule, torch.stack(rates), means, digits.silent(final), extra)
 
 
 def run(seeds: Sequence[int], quick: bool) -> Finding:
@@ -209,16 +231,16 @@ def run(seeds: Sequence[int], quick: bool) -> Finding:
         "c. Whole networks",
         "Plain nets of `Leaky` neurons on scikit-learn's digits: 6 dense layers of 100, and 4 "
         f"convolutions. A round is one `step()` after {BATCH} random images of {digits.STEPS} steps; "
-        f"{rounds} rounds, target {TARGET}. `defaults` names nothing but the target. The others have a "
-        f"constant plasticity, {PLASTICITY['bias']} for biases and {PLASTICITY['weight']} for weights; "
-        "`exponential` "
+        f"{rounds} rounds, target {TARGET}. `defaults` names nothing but the target; `calibrate` is one "
+        f"call in the first round, on {SAMPLES} images, and nothing after it. The others have a constant "
+        f"plasticity, {PLASTICITY['bias']} for biases and {PLASTICITY['weight']} for weights; `exponential` "
         "and `windowed` remember "
         f"{MEMORY} steps, `cumulative` everything, `cleared` one round. Starts: *silent*, a tenth of the "
         "default weights and no bias; *saturated*, weights shifted up by 3 / fan-in; *bias 1*, neurons "
         "that fire without any input. `inferno` is its published rule and updater on these nets; the "
         f"losses are minimised with Adam at a learning rate of {LEARNING_RATE} over all parameters. "
-        f"*Settled*: seeds on which every layer came within {WITHIN:.0%} of its target and stayed, and the "
-        "median number of rounds that this took. *Residual*: error of the farthest layer on the test "
+        f"*Settled*: seeds on which every layer came within {WITHIN:.0%} of its target and stayed; *rounds* "
+        "and *forwards* until then, medians. *Residual*: error of the farthest layer on the test "
         "images at the end. *Overshoot*: the farthest a layer went past the target, of the target. "
         "*Silent*: neurons that no test image makes fire.",
         [_verdict(runs, rule) for rule in rules],
@@ -237,16 +259,24 @@ def _table(runs: Sequence[Run]) -> Table:
     rows = []
     for (net, start, rule), group in itertools.groupby(runs, lambda r: (r.net, r.start, r.rule)):
         same = list(group)
-        times = sorted(r.settled for r in same if r.settled is not None)
-        settled = f"{len(times)}/{len(same)}" + (f", {times[len(times) // 2]}" if times else "")
+        settled = [r for r in same if r.settled is not None]
+        share = f"{len(settled)}/{len(same)}"
+        medians = [_median(r.settled for r in settled), _median(r.forwards for r in settled)]
         figures = [(r.residual, r.overshoot, r.silent) for r in same]
         spreads = [mean_and_spread(column, ".0%") for column in zip(*figures, strict=True)]
-        rows.append([net, start, rule, settled, *spreads])
-    return Table(["net", "start", "rule", "settled, rounds", "residual", "overshoot", "silent"], rows)
+        rows.append([net, start, rule, share, *medians, *spreads])
+    heads = ["net", "start", "rule", "settled", "rounds", "forwards", "residual", "overshoot", "silent"]
+    return Table(heads, rows)
+
+
+def _median(numbers: Iterable[int | None]) -> str:
+    known = sorted(number for number in numbers if number is not None)
+    return str(known[len(known) // 2]) if known else "–"
 
 
 DRAWN = {
     "bias, defaults": "black",
+    "bias, calibrate": "tab:pink",
     "bias, cumulative": "tab:cyan",
     "bias, cumulative, cleared": "tab:blue",
     f"bias, exponential {MEMORY}": "tab:green",
