@@ -167,6 +167,7 @@ def test_a_cell_by_hand_belongs_to_no_model():
     homeostasis.step()
 
 
+@pytest.mark.filterwarnings("ignore:`step` should be called once")
 @pytest.mark.parametrize("first", ["net", "homeostasis"])
 def test_a_copy_looks_into_the_copied_model(first):
     net, homeostasis = attached()

@@ -120,6 +120,10 @@ class RateEstimator(TensorState, ABC):
 
     @steps.setter
     def steps(self, steps: int) -> None:
+        self._restart(steps)
+
+    def _restart(self, steps: int = 0) -> None:
+        """Sets the number of steps, also in a compiled call: torch 2.6 compiles no setter of a property."""
         self._eager_steps = steps
         self._compiled_steps: Tensor | None = None
 

@@ -107,9 +107,8 @@ class RecentRate(CumulativeRate):
         self._mark(True)
 
     def _mark(self, is_closed: bool) -> None:
-        own = vars(self)  # an attribute of a module takes longer to set
-        own["_is_closed"] = is_closed
-        own["quick_steps"] = 0 if is_closed else self.float32_steps
+        self._is_closed = is_closed
+        self.quick_steps = 0 if is_closed else self.float32_steps
 
     def total_for(self, spikes: Tensor) -> Tensor:
         if self._is_closed:
@@ -122,8 +121,8 @@ class RecentRate(CumulativeRate):
             total.zero_()
         else:
             self.total = None
-        self.steps = 0
-        self.is_closed = False
+        self._restart()
+        self._mark(False)
 
 
 class ExponentialRate(RateEstimator):
