@@ -22,9 +22,9 @@ from .transforms import (
     peek_interpreter_stack,
     tracing_state,
 )
-from .unobserved import Unobserved
+from .unobserved import LeftBehind, Unobserved
 
-__all__ = ["SpikeHook", "SpikeListener"]
+__all__ = ["NOT_IN_BACKWARD", "SpikeHook", "SpikeListener", "first_argument"]
 
 NOT_IN_BACKWARD = -1
 
@@ -41,7 +41,7 @@ class SpikeListener(Protocol):
         """Takes in a sequence ``[T, B, *N]``, also inside a compiled graph."""
 
 
-class SpikeHook:
+class SpikeHook(LeftBehind):
     """Observes one neuron module, by default while it is in training mode.
 
     Args:
@@ -57,9 +57,7 @@ class SpikeHook:
         self.module, self.in_eval = module, in_eval
         self.frozen = False  # whether the last call was in eval mode
         self.group: Any = None  # the process group that trains the model, once it is known
-        self.find_group: Callable[[DistributedDataParallel], Any] = lambda wrapper: (
-            None
-        )  # set by a homeostasis
+        self.find_group: Callable[[DistributedDataParallel], Any] = _no_group  # set by a homeostasis
         self._wrapper: weakref.ref[DistributedDataParallel] | None = None  # the last around the model
         self._listeners: tuple[SpikeListener, ...] = ()
         self._check = check
@@ -166,7 +164,7 @@ class SpikeHook:
         if self._read is not spikes_of_step or type(output) is not Tensor:
             read = self._read(module, output)
             if not isinstance(read, tuple):
-                self._observe_sequence(module, _first(args, kwargs), read, output)
+                self._observe_sequence(module, first_argument(args, kwargs), read, output)
                 return
             (raw,) = read
             if type(raw) is not Tensor and is_fake(raw):
@@ -183,7 +181,7 @@ class SpikeHook:
         # `_buffers` in place of `module.mem`, which takes longer than all of the above
         self.membranes.last = membrane = module._buffers.get("mem")
         if membrane is None:
-            self.membranes.last = self._read_membrane(module, _first(args, kwargs), output)
+            self.membranes.last = self._read_membrane(module, first_argument(args, kwargs), output)
             self.membranes.node = raw.grad_fn
         self.frozen = False
 
@@ -212,7 +210,7 @@ class SpikeHook:
         spikes = (raw[0].unsqueeze(0) if isinstance(raw, tuple) else raw).detach()
         if spikes.numel() > 0:
             self._hand_on(spikes != 0)  # whatever the factor: the compiler joins it with the count
-            self.membranes.last = self._read_membrane(module, _first(args, kwargs), output)
+            self.membranes.last = self._read_membrane(module, first_argument(args, kwargs), output)
             self.frozen = False
         if len(spikes) > 0:
             self._last = spikes[-1] if isinstance(raw, tuple) else spikes[-1].clone()
@@ -286,18 +284,19 @@ class SpikeHook:
         twin.handles = copy.deepcopy(self._handles, memo)
         return twin
 
-    def __reduce__(self) -> tuple[type[Any], tuple[()]]:
-        # a pickled model leaves its observers behind
-        return Unobserved, ()
-
 
 def _content(factor: Tensor) -> Any:
     """Returns what tells one value of a tensor from another, without a wait for a device."""
     return factor.tolist() if factor.device.type == "cpu" else factor.data_ptr()
 
 
-def _first(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+def first_argument(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Returns what a call names first, by position or by name; None without arguments."""
     return args[0] if args else next(iter(kwargs.values()), None)
+
+
+def _no_group(wrapper: DistributedDataParallel) -> None:
+    """Stands for the search of a homeostasis."""
 
 
 def _refuse_replica(module: nn.Module) -> NoReturn:

@@ -8,12 +8,12 @@ from torch.compiler import is_dynamo_compiling
 
 from .neurons import zero_if_finite
 from .transforms import is_plain_now
-from .unobserved import Unobserved
+from .unobserved import LeftBehind
 
 __all__ = ["Membranes"]
 
 
-class Membranes:
+class Membranes(LeftBehind):
     """The membranes of one neuron since the last update, and the forward pre-hook that sees a sequence end.
 
     A NaN stays in a membrane until the end of its sequence. So the last membrane of each sequence is
@@ -63,12 +63,6 @@ class Membranes:
         twin = Membranes()
         twin.last, twin.past = None if self.last is None else self.last.detach(), self.past
         return twin
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> Unobserved:
-        return Unobserved()  # a copied model must not end the sequences of the original
-
-    def __reduce__(self) -> tuple[type[Any], tuple[()]]:
-        return Unobserved, ()
 
 
 def _goes_on(last: Tensor, module: nn.Module, inputs: list[Any]) -> bool:

@@ -7,14 +7,14 @@ from torch.compiler import is_dynamo_compiling
 from torch.utils.hooks import RemovableHandle
 
 from ..errors import ArgumentError, NoSpikesError
-from .hook import NOT_IN_BACKWARD, SpikeListener, _first
-from .transforms import current_graph_task_id, is_fake, is_plain_call
-from .unobserved import Unobserved
+from .hook import NOT_IN_BACKWARD, SpikeListener, first_argument
+from .transforms import current_graph_task_id, is_fake, is_plain_now
+from .unobserved import LeftBehind
 
 __all__ = ["PresynapticHook"]
 
 
-class PresynapticHook:
+class PresynapticHook(LeftBehind):
     """Observes what enters a layer, one step at a time, while the neuron behind it is in training mode.
 
     It is on the layer only while somebody listens.
@@ -57,9 +57,9 @@ class PresynapticHook:
     def __call__(self, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if not self.neuron.training or current_graph_task_id() != NOT_IN_BACKWARD:
             return  # frozen, or computed again by a checkpoint
-        if not is_dynamo_compiling() and not is_plain_call():
+        if not is_dynamo_compiling() and not is_plain_now():
             return
-        inputs = _first(args, kwargs)
+        inputs = first_argument(args, kwargs)
         if not isinstance(inputs, Tensor):
             raise ArgumentError(
                 f"`input` of {type(layer).__name__} should be a tensor where a rule observes it. Found "
@@ -72,9 +72,3 @@ class PresynapticHook:
         for listener in self._listeners:
             if listener.training:
                 listener.update_step(spikes)
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> Unobserved:
-        return Unobserved()  # a copied model must not feed the listeners of the original
-
-    def __reduce__(self) -> tuple[type[Any], tuple[()]]:
-        return Unobserved, ()
