@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from ..delays import DelayedLayer
-from ..discovery import eagerly, isolated
+from ..discovery import arguments_of, eagerly, isolated
 from ..errors import ArgumentError, require
-from ..observe import is_neuron
+from ..observe import is_neuron, reset_membranes
 
 __all__ = ["Presentation", "Run", "batches_of", "hooked", "runner"]
 
@@ -48,12 +48,10 @@ class Presentation:
             self._run(batch)
 
     def reset(self) -> None:
-        """Gives neurons and delayed layers a fresh state; `snntorch.utils.reset` misses nested ones."""
+        """Gives neurons and delayed layers a fresh state."""
+        reset_membranes(self._modules.modules())
         for module in self._modules.modules():
-            reset_mem = getattr(module, "reset_mem", None)
-            if is_neuron(module) and callable(reset_mem):
-                reset_mem()
-            elif isinstance(module, DelayedLayer):
+            if isinstance(module, DelayedLayer):
                 module.reset()
 
 
@@ -77,8 +75,7 @@ def runner(model: nn.Module | None, num_steps: int | None, run: Run | None) -> R
     calls = 1 if num_steps is None else num_steps
 
     def run_model(batch: Any) -> None:
-        args, kwargs = ((), batch) if isinstance(batch, dict) else (batch, {})
-        args = args if isinstance(args, tuple) else (args,)
+        args, kwargs = arguments_of(batch)
         for _ in range(calls):
             model(*args, **kwargs)
 

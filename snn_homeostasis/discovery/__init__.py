@@ -1,12 +1,13 @@
 """Finds which layer drives which neuron.
 
 `chains` reads the order of calls from an `nn.Sequential`. `tracing` runs any other model on an
-example: `isolation` copies what the run may change, `recorder` and `provenance` follow the data
-from layers to neurons, and `alignment` compares channels with neurons. Both give `links`. `pairing`
-holds what the user names against them, `readouts` says what to leave out, `finding` names the cells
-and `building` builds them.
+example: `arguments` reads the example, `isolation` copies what the run may change, `recorder` and
+`provenance` follow the data from layers to neurons, and `alignment` compares channels with neurons.
+Both give `links`. `pairing` holds what the user names against them, `readouts` says what to leave
+out, `finding` names the cells and `building` builds them.
 """
 
+from .arguments import arguments_of
 from .building import build_cells, closed_on_error, warn_about
 from .finding import FoundCell, find_cells, require_model
 from .isolation import eagerly, isolated, keeping_random_states
@@ -16,6 +17,7 @@ __all__ = [
     "Choice",
     "FoundCell",
     "Pairs",
+    "arguments_of",
     "build_cells",
     "closed_on_error",
     "eagerly",

@@ -12,8 +12,9 @@ from torch.nn.parallel import DistributedDataParallel
 
 from ..errors import HomeostasisError
 from ..layers import Connection, connect_cell, inner_layers
-from ..observe import all_neurons, is_neuron
+from ..observe import all_neurons, reset_membranes
 from .alignment import Alignment, align
+from .arguments import arguments_of
 from .effects import Effect, effect_of_weight
 from .isolation import copied, eagerly, isolated
 from .links import Link, inner_links, is_within, norm_inside, quoted
@@ -183,12 +184,8 @@ def _align(recorder: Recorder, path: str, arrivals: Mapping[Key, Arrival]) -> di
 
 def _run(model: nn.Module, example: Any) -> Any:
     """Calls the model from fresh membranes, and returns what it returns."""
-    for module in model.modules():
-        reset = getattr(module, "reset_mem", None)
-        if is_neuron(module) and callable(reset):
-            reset()
-    args, kwargs = ((), example) if isinstance(example, dict) else (example, {})
-    args = args if isinstance(args, tuple) else (args,)
+    reset_membranes(model.modules())
+    args, kwargs = arguments_of(example)
     try:
         # the wrapper's own forward waits for other processes
         forward = model.module if isinstance(model, DistributedDataParallel) else model

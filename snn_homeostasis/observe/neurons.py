@@ -7,6 +7,7 @@ One registration adds a neuron class::
         return one_step(output["spikes"])  # [B, *N]; a sequence [T, B, *N] is returned as it is
 """
 
+from collections.abc import Iterable
 from functools import singledispatch
 from typing import Any
 
@@ -24,6 +25,7 @@ __all__ = [
     "is_neuron",
     "membrane_of",
     "one_step",
+    "reset_membranes",
     "spikes_of",
     "threshold_name",
     "threshold_without_reset",
@@ -197,6 +199,14 @@ def _lowest_threshold(neuron: nn.Module) -> float | None:
 def all_neurons() -> set[nn.Module]:
     """Returns all neurons of snntorch in this process. `snntorch.utils.reset` resets them together."""
     return set(snn.SpikingNeuron.instances)
+
+
+def reset_membranes(modules: Iterable[nn.Module]) -> None:
+    """Resets each neuron among some modules; `snntorch.utils.reset` misses nested ones."""
+    for module in modules:
+        reset = getattr(module, "reset_mem", None)
+        if is_neuron(module) and callable(reset):
+            reset()
 
 
 def _is_one(factor: Tensor) -> bool:
