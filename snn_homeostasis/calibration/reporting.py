@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from ..cells import Band, Rate, Unit
+from ..monitoring import EVERY_STEP
 from .goals import errors_of, target_of
 from .moves import is_as_predicted
 from .populations import Population, Rows
@@ -17,7 +18,6 @@ from .surrogates import surrogate_of
 
 __all__ = ["report_of"]
 
-EVERY_STEP = 1.0 - 1e-6  # a mean over samples is rounded
 JUMP = 0.05  # of the target
 FEW = 10  # spikes that a parameter should see
 MEASURED = ("before", "after", "distance", "error", "silent", "saturated")

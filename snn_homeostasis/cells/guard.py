@@ -95,7 +95,7 @@ class Guard(TensorState):
             rate: ``[*N]``, the same in all processes that train the model, so that they hold alike.
             is_alone: whether one process trains it. Membranes differ between processes.
         """
-        settings, slot = self.settings, self.cell.updater.slots[self.settings.param]
+        settings, slot = self.settings, self.settings.slot
         was_held = self.blocked is not None
         aim = (settings.param, settings.target, settings.strength > 0)
         if self._push is not None and any(map(operator.is_not, aim, self._aim)):

@@ -11,7 +11,7 @@ from ..updates import UpdateBounds, common_bounds
 from .cell import Cell
 from .unit import Unit
 
-__all__ = ["count_layers", "key_of", "require_new", "select", "set_bounds"]
+__all__ = ["count_layers", "key_of", "require_new", "require_own_rate", "select", "set_bounds"]
 
 
 NO_MODULES = nn.ModuleDict()

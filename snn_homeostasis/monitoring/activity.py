@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ..cells import Band, Rate, Target, Unit
 
-__all__ = ["Activity", "activities", "metrics_of"]
+__all__ = ["EVERY_STEP", "Activity", "activities", "metrics_of"]
 
 EVERY_STEP = 1.0 - 1e-6  # a mean over samples is rounded
 

@@ -44,7 +44,6 @@ class SynapticScaling(LinearHomeostasis):
     True
     """
 
-    linear = True
     relative = True
     params: ClassVar[tuple[str, ...]] = ("weight",)
 
