@@ -46,7 +46,7 @@ class CellState(TensorState):
 
     Attributes:
         slot: the slot that the rule writes to.
-        param: the kind of the regulated parameter: "weight", "bias" or "delay".
+        param: the kind of the regulated parameter: "weight", "bias", "delay" or "threshold".
         batch_reduction: reduces each part of an update over the batch: ``fn(tensor, dim)``.
         steps: the number of updates that the rule of this cell had a part in.
         contributed: whether it has added to a slot since the last of them.

@@ -40,11 +40,11 @@ class Watch:
         return {name: self._units[name].in_units(rate) for name, rate in seen.items()}
 
     def metrics(self) -> dict[str, float]:
-        """Returns the figures of `Homeostasis.metrics` for what was seen here."""
+        """Returns the same figures as `Homeostasis.metrics`, from the spikes that this watch counted."""
         return metrics_of(self._activities())
 
     def summary(self) -> Table:
-        """Returns the table of `Homeostasis.summary` for what was seen here."""
+        """Returns the same table as `Homeostasis.summary`, from the spikes that this watch counted."""
         return summary_of(self._units.values(), self._activities())
 
     def _activities(self) -> dict[str, Activity]:

@@ -69,7 +69,7 @@ class CumulativeRate(RateEstimator):
 
 
 class RecentRate(CumulativeRate):
-    """The mean over what was seen since the last step of the rule, which is the default.
+    """The mean over all steps since the last update by the rule. It is the default.
 
     It keeps its value until new spikes come, so that rates can be read at any time. The mean over
     all steps, a `CumulativeRate`, moves ever more slowly, and does not see what a step has changed.
