@@ -1,5 +1,6 @@
 """Small nets for the tests of training, each with an input that fits, and a plain count of spikes."""
 
+import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -7,6 +8,10 @@ import snntorch as snn
 import torch
 from snntorch import utils
 from torch import Tensor, nn
+
+from snn_homeostasis import CumulativeRate, ExponentialRate, WindowedRate
+
+RATES = [CumulativeRate, functools.partial(ExponentialRate, 5.0), functools.partial(WindowedRate, 3)]
 
 
 def leaky(**kwargs) -> nn.Module:

@@ -7,9 +7,8 @@ import pytest
 import torch
 from cases import pairwise
 from nets import bytes_of, hooks_of, leaky, spikes
+from operations import cost_of
 from torch import nn
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from snn_homeostasis import (
     ClampBounds,
@@ -20,67 +19,8 @@ from snn_homeostasis import (
     SharpBounds,
 )
 
-VIEWS = (
-    "detach",
-    "view",
-    "unsqueeze",
-    "expand",
-    "select",
-    "alias",
-    "squeeze",
-    "t",
-    "_unsafe_view",
-    "split",
-    "permute",
-)
 BYTES = 4
 BLOCK = BYTES * 2**17  # on a CPU: what stays in its cache
-
-
-class Operations(TorchDispatchMode):
-    """Notes operations, the bytes they newly allocate, and in `sizes` those they read and write."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.names: list[str] = []
-        self.bytes = 0
-        self.largest = 0
-        self.sizes: list[int] = []
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        output = func(*args, **(kwargs or {}))
-        name = func._schema.name.partition("::")[2]
-        self.names.append(name)
-        is_new = name not in VIEWS and not name.endswith("_")
-        new = [size_of(each) for each in tree_leaves(output) if is_new]
-        self.bytes += sum(new)
-        self.largest = max([self.largest, *new])
-        self.sizes.append(0 if name in VIEWS else sum(map(size_of, tree_leaves((args, kwargs, output)))))
-        return output
-
-    @property
-    def traffic(self) -> int:
-        """The bytes of all that is read and written."""
-        return sum(self.sizes)
-
-    def on(self, size: int) -> list[str]:
-        """The operations that read or write at least so many bytes."""
-        return [name for name, touched in zip(self.names, self.sizes, strict=True) if touched >= size]
-
-    @property
-    def computing(self) -> list[str]:
-        """The operations that are no views."""
-        return [name for name in self.names if name not in VIEWS]
-
-
-def size_of(value: object) -> int:
-    return value.numel() * value.element_size() if isinstance(value, torch.Tensor) else 0
-
-
-def cost_of(call) -> Operations:
-    with Operations() as operations:
-        call()
-    return operations
 
 
 @pytest.mark.parametrize("grad", [False, True])

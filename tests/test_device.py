@@ -1,24 +1,17 @@
 """Every tensor is made on the device of the model: the meta device here, which has no values."""
 
-import functools
-
 import pytest
 import torch
-from nets import leaky
+from nets import RATES, leaky
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from snn_homeostasis import (
     ClampBounds,
-    CumulativeRate,
-    ExponentialRate,
     LinearHomeostasis,
     PowerBounds,
     SharpBounds,
-    WindowedRate,
 )
-
-RATES = [CumulativeRate, functools.partial(ExponentialRate, 5.0), functools.partial(WindowedRate, 3)]
 
 
 class ReadAsZero(TorchDispatchMode):

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import random
 import warnings
 from collections import deque
@@ -16,9 +17,9 @@ from models.dense import Blocks, ExplicitMembranes, quickstart
 from models.normalised import GroupNorm, NormAlone, NormPerStep
 from models.refused import OneNeuronForTwoLayers
 from models.registry import images, one_step, steps
+from operations import cost_of
 from snntorch import utils
 from torch import nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from snn_homeostasis import (
     ArgumentError,
@@ -307,16 +308,6 @@ def test_generator_forward_runs_to_its_end():
     assert len(find_cells(Generating(), steps())) == 2
 
 
-class Operations(TorchDispatchMode):
-    """Counts operations."""
-
-    count = 0
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        self.count += 1
-        return func(*args, **(kwargs or {}))
-
-
 MANY_OPERATIONS = [case for case in FOUND if case.name not in ("TimeFirst", "compiled")][::3]
 
 
@@ -324,14 +315,12 @@ MANY_OPERATIONS = [case for case in FOUND if case.name not in ("TimeFirst", "com
 def test_attach_is_one_run_and_costs_at_most_15(case):
     model, example, calls = case.build(), case.example(), []
     called(model, example)
-    with Operations() as run:
-        called(model, example)
+    run = cost_of(functools.partial(called, model, example))
     model = case.build()
     model.register_forward_pre_hook(lambda *_: calls.append(1))
-    with Operations() as attaching:
-        attached(case, model)
+    attaching = cost_of(functools.partial(attached, case, model))
     assert len(calls) == 1
-    assert attaching.count <= 15 * run.count
+    assert len(attaching.names) <= 15 * len(run.names)
 
 
 # ---- choices

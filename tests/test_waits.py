@@ -4,41 +4,22 @@ import functools
 
 import pytest
 import torch
-from nets import leaky
+from nets import RATES, leaky
+from operations import cost_of
 from torch import nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from snn_homeostasis import (
     ClampBounds,
-    CumulativeRate,
-    ExponentialRate,
     LinearHomeostasis,
     PowerBounds,
     SharpBounds,
-    WindowedRate,
 )
 
-RATES = [CumulativeRate, functools.partial(ExponentialRate, 5.0), functools.partial(WindowedRate, 3)]
 BOUNDS = [None, ClampBounds(-1.0, 1.0), PowerBounds(-1.0, 1.0, 2.0), SharpBounds(max=1.0)]
 
 
-class Reads(TorchDispatchMode):
-    """Counts what waits for a device: the values that Python reads, and the copies to the host."""
-
-    def __init__(self):
-        super().__init__()
-        self.count = 0
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        is_copy = func is torch.ops.aten._to_copy.default and (kwargs or {}).get("device") is not None
-        self.count += is_copy or func is torch.ops.aten._local_scalar_dense.default
-        return func(*args, **(kwargs or {}))
-
-
 def reads_of(call):
-    with Reads() as reads:
-        call()
-    return reads.count
+    return cost_of(call).reads
 
 
 def warm(**settings):
