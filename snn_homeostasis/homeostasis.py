@@ -35,6 +35,8 @@ class Step(NamedTuple):
     """What one step asks for once."""
 
     processes: Processes
+    units: list[Unit]
+    active: list[Unit]
     slots: list[Slot]
 
 
@@ -153,27 +155,17 @@ class Homeostasis(Registration, Reports, Calibrating, Rule, nn.Module):
 
         Nothing is added then. In several processes all errors wait for `update`, where all raise.
         """
-        processes = self._processes
-        with processes.deferring(Exception):
-            if target is not None:
-                check_target(target)
-            units = [unit for unit in select(self._units, cells) if unit.active]
-            bounded = [id(slot.reference.leaf) for slot in self._slots if slot.bounds is not None]
-            contributions = []
-            for unit in units:
-                needs_parts = bounded and id(unit.slot.reference.leaf) in bounded  # if only by a tied layer
-                signed = self._stepping is not None and not needs_parts
-                contributions.append(self.contribution(unit, target, signed))
-            before = Waiting(self._slots) if self._stepping is None else None  # `step` has its own
-            try:
-                for unit, each in zip(units, contributions, strict=True):
-                    unit.contribute(each)
-                if self._stepping is None or processes.group is not None:  # otherwise `update` looks
-                    require_finite_cells(units, rated=units)
-            except BaseException:
-                if before is not None:
-                    before.put_back()
-                raise
+        step, is_part = self._stepping or self._begin(), self._stepping is not None
+        before = None if is_part else Waiting(step.slots)  # `step` has its own
+        try:
+            units = self._chosen(step, cells)
+            self._contribute(step, units, target, signed=is_part)
+            if not is_part or step.processes.group is not None:  # otherwise `update` looks
+                require_finite_cells(units, rated=units)
+        except BaseException as error:
+            if before is not None:
+                before.put_back()
+            step.processes.defer(error)
 
     @without_gradients
     def update(self) -> None:
@@ -187,22 +179,27 @@ class Homeostasis(Registration, Reports, Calibrating, Rule, nn.Module):
 
         No parameter changes then. An interruption leaves all parameters unchanged, or all updated.
         """
-        units, processes = list(self._units.values()), self._processes
-        active = [unit for unit in units if unit.active]
+        step = self._stepping or self._begin()
+        active, processes = step.active, step.processes
         waiting, several = [unit for unit in active if unit.pending], processes.group is not None
-        with processes.deferring(Exception):
+        try:
             require_ready(active)
             self._groups.reshard()
             if several:  # membranes differ between processes: all learn of a fault before they sum
                 require_finite_cells(waiting)
-        processes.reduce(units)
+        except Exception as error:
+            processes.defer(error)
+        processes.reduce(step.units)
         changes: list[Change] = []
-        with processes.deferring(Exception):
-            changes = changes_of([slot for unit in active for slot in unit.slots.values()], self._slots)
+        try:
+            changes = changes_of([slot for unit in waiting for slot in unit.slots.values()], step.slots)
             require_finite_cells([] if several else waiting, changes=changes, units=active)
             for unit in waiting:
-                unit.look(several)
-        processes.confirm(units, changes)
+                if unit.guard.is_due():
+                    unit.look(several)
+        except Exception as error:
+            processes.defer(error)
+        processes.confirm(step.units, changes)
         apply_changes(changes, lambda slot: f"cell {owner_of(slot, active).name!r}")
         for unit in waiting:
             unit.end_step()
@@ -212,21 +209,22 @@ class Homeostasis(Registration, Reports, Calibrating, Rule, nn.Module):
     @without_gradients
     def step(self, target: Target | None = None, cells: Iterable[str] | None = None) -> None:
         """`forward` with these arguments, then `update`: call it after ``optimizer.step()``."""
-        step = Step(self._processes, self._slots)
-        vars(self)["_stepping"] = step  # an attribute of a module takes longer to set
+        self.__dict__["_stepping"] = step = self._begin()  # an attribute of a module takes longer to set
         before, stepped = Waiting(step.slots), list[Unit]()
         try:
-            with step.processes.deferring(Exception):
+            try:
                 self(target, cells)
                 if target is None:  # with a target of its own it may well be meant
-                    stepped = [unit for unit in select(self._units, cells) if unit.active]
+                    stepped = self._chosen(step, cells)
                     self._note_step(stepped)  # before anything moves: a user may make warnings errors
+            except Exception as error:
+                step.processes.defer(error)
             self.update()
         except BaseException:
             before.put_back()
             raise
         finally:
-            vars(self)["_stepping"] = None
+            self.__dict__["_stepping"] = None
         for unit in stepped:
             unit.answered = unit.asked
 
@@ -243,7 +241,7 @@ class Homeostasis(Registration, Reports, Calibrating, Rule, nn.Module):
         """Forgets the rate estimates, what waits in the slots, and how many steps were made."""
         for unit in self._units.values():
             unit.reset()
-        self._processes.drop_errors()
+        self._groups.of(self._units.values()).drop_errors()
 
     def remove(self) -> None:
         """Takes off all hooks and forgets the cells: the model is as it was before."""
@@ -257,18 +255,31 @@ class Homeostasis(Registration, Reports, Calibrating, Rule, nn.Module):
     def _tie(self) -> None:
         self._following = Following()
         self._step_post_hooks = OrderedDict()
-        self._stepping: Step | None = None  # whether `forward` and `update` are parts of `step`
+        self._stepping: Step | None = None  # the step that `forward` and `update` are parts of
         super()._tie()
 
-    @property
-    def _processes(self) -> Processes:
-        return self._groups.of(self._units.values()) if self._stepping is None else self._stepping.processes
-
     def _rate_of(self, unit: Unit) -> Tensor:
-        return unit.mean_rate(shared=self._processes.group is not None)
+        return unit.mean_rate(shared=self._groups.of(self._units.values()).group is not None)
 
-    @property
-    def _slots(self) -> list[Slot]:
-        if self._stepping is not None:
-            return self._stepping.slots
-        return [slot for unit in self._units.values() for slot in unit.slots.values()]
+    def _begin(self) -> Step:
+        units = list(self._units.values())
+        slots = [slot for unit in units for slot in unit.slots.values()]
+        return Step(self._groups.of(units), units, [unit for unit in units if unit.active], slots)
+
+    def _chosen(self, step: Step, cells: Iterable[str] | None) -> list[Unit]:
+        """Returns the active cells of some names, or all."""
+        if cells is None and step.units:
+            return step.active
+        return [unit for unit in select(self._units, cells) if unit.active]
+
+    def _contribute(self, step: Step, units: list[Unit], target: Target | None, signed: bool) -> None:
+        """Adds what the rule says to the slots of some cells; as one signed part, where that may be."""
+        if target is not None:
+            check_target(target)
+        bounded = {id(slot.reference.leaf) for slot in step.slots if slot.bounds is not None}
+        contributions = []
+        for unit in units:
+            needs_parts = bounded and id(unit.slot.reference.leaf) in bounded  # if only by a tied layer
+            contributions.append(self.contribution(unit, target, signed and not needs_parts))
+        for unit, each in zip(units, contributions, strict=True):
+            unit.contribute(each)

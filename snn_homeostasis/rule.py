@@ -24,7 +24,7 @@ class Rule(ABC):
         relative: whether an update is a share of the size of each entry. Zeros and signs stay.
     """
 
-    linear: ClassVar[bool] = False
+    linear: bool = False
     relative: ClassVar[bool] = False
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -32,6 +32,11 @@ class Rule(ABC):
         formula, claim = _first_with(cls, FORMULAS), _first_with(cls, {"linear"})
         if cls.__mro__.index(claim) > cls.__mro__.index(formula):
             cls.linear = False
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        super().__setattr__(name, value)
+        if name in FORMULAS:  # of one object alone
+            self.linear = False
 
     @abstractmethod
     def drive(self, rate: Rate, target: Rate) -> Rate:
@@ -74,52 +79,45 @@ class Rule(ABC):
             signed: whether the difference of the two parts is enough. A linear rule gives it from the
                 mean over the samples: at a batch of 128 a tenth of the work.
         """
-        state, samples = unit.state, unit.samples
+        state, (total, samples) = unit.state, unit.observation()
         summed = state.batch_reduction in SUMS
-        total = unit.counted()
         goal = unit.target_for(total, target)
+        strength, finish = state.next_step()
+        if self.relative:
+            finish = (finish or Finish())._replace(relative=True)
         if isinstance(goal, Band):
-            return self._toward_band(unit, total, goal, samples, summed)
+            pushes = self._pushes(unit, total, goal, abs(strength) * (samples if summed else 1))
+            finish = (finish or Finish())._replace(band=1 if strength > 0 else -1)
+            return Contribution(*pushes, samples, summed, unit.rate, finish)
         signed = signed and (summed or state.batch_reduction in MEANS)
-        sums = unit.summed_estimate(total, goal, samples=signed) if self._is_linear() else None
+        sums = unit.summed_estimate(total, goal, samples=signed) if self.linear else None
         if sums is None:
             parts = self.parts(unit.cell, state, unit.estimate(), goal)
-            return unit.slot.checked(*parts, samples, summed, unit.rate, self._finish_of(state))
-        strength = state.strength
+            return unit.slot.checked(*parts, samples, summed, unit.rate, finish)
         term = self._linear_term(strength * samples if signed and summed else strength, *sums)
         if signed:
             pos, neg = unit.connection.shaped_for(state.param, term), None
         else:
             pos, below = _split(unit.cell, state, term)
             neg = below.abs()
-        return Contribution(pos, neg, samples, summed, unit.rate, self._finish_of(state))
+        return Contribution(pos, neg, samples, summed, unit.rate, finish)
 
-    def _toward_band(self, unit: Unit, total: Tensor, band: Band, samples: int, summed: bool) -> Contribution:
-        """Applies the rule to the mean rate and each edge of a band; what pushes out of it is dropped."""
-        state = unit.state
-        self._require_means(state.batch_reduction)
-        strength = abs(state.strength) * (samples if summed else 1)
+    def _pushes(self, unit: Unit, total: Tensor, band: Band, strength: float) -> tuple[Tensor, Tensor]:
+        """Applies the rule to the mean rate and each edge of a band: its `Finish` drops what leads out."""
+        self._require_means(unit.state.batch_reduction)
         pushes = [self._push(unit, total, strength, edge) for edge in (band.low, band.high)]
         present = next(push for push in pushes if push is not None)
         up, down = (torch.zeros_like(present) if push is None else push for push in pushes)
-        finish = (self._finish_of(state) or Finish())._replace(band=1 if state.strength > 0 else -1)
-        return Contribution(up, down, samples, summed, unit.rate, finish)
+        return up, down
 
     def _push(self, unit: Unit, total: Tensor, strength: float, edge: float | None) -> Tensor | None:
         sums = None if edge is None else unit.summed_estimate(total, edge, samples=True)
         if sums is None:
             return None
         summed, scale, rate = sums
-        linear = self._is_linear()
-        term = self._linear_term(strength, *sums) if linear else self.drive(summed * scale, rate) * strength
-        return unit.connection.shaped_for(unit.state.param, torch.as_tensor(term))
-
-    def _finish_of(self, state: CellState) -> Finish | None:
-        finish = state.finish
-        return (finish or Finish())._replace(relative=True) if self.relative else finish
-
-    def _is_linear(self) -> bool:
-        return self.linear and FORMULAS.isdisjoint(vars(self))  # an object may have its own, too
+        nonlinear = None if self.linear else self.drive(summed * scale, rate) * strength
+        term = self._linear_term(strength, *sums) if nonlinear is None else torch.as_tensor(nonlinear)
+        return unit.connection.shaped_for(unit.state.param, term)
 
     def _require_means(self, reduction: BatchReduction) -> None:
         remedy = "A band is compared with the mean rate over the batch."

@@ -279,7 +279,7 @@ def test_a_layer_that_is_removed_leaves_its_share():
     net, x = TwoLayers(nn.Linear(6, 8, bias=False)), torch.zeros(4, 6)
     homeostasis = LinearHomeostasis(FallingPlasticity(0.25), 0.1, "weight").attach(net, x)
     homeostasis.remove_cell("lif:second")
-    assert homeostasis.units["lif:first"].state.step_size == 0.25
+    assert homeostasis.units["lif:first"].state.strength == 0.25
 
 
 # --- the defaults ----------------------------------------------------------------------------

@@ -2,6 +2,8 @@
 
 from collections.abc import Collection, Iterable, Sequence
 
+from torch import Tensor
+
 from ..errors import ReplacedModuleError, WaitingGraphError
 from ..updates import Change, Slot, is_needed_by, require_finite
 from .unit import Unit
@@ -54,22 +56,18 @@ def require_finite_cells(
     units: Sequence[Unit] = (),
 ) -> None:
     """Checks the membranes of some units, what waits in the slots of others, and changes of any."""
-    membranes = [
-        (unit, membrane)
-        for unit in watched
-        for membrane in (unit.hook.membranes.last, unit.hook.membranes.past)
-        if membrane is not None
-    ]
-    rates = [(unit, part) for unit in rated for part in (unit.slot.pos, unit.slot.neg) if part is not None]
-    tensors = [change.outcome for change in changes]
-    tensors += [part for _, part in rates]
-    tensors += [membrane for _, membrane in membranes]
+    tensors: list[Tensor | None] = [change.outcome for change in changes]
+    for unit in rated:
+        tensors += [unit.slot.pos, unit.slot.neg]
+    for unit in watched:
+        membranes = unit.hook.membranes
+        tensors += [membranes.last, membranes.past]
     require_finite(
         tensors,
         lambda: [
             *(f"{owner_of(change.slots[0], units).name!r} (update)" for change in changes),
-            *(f"{unit.name!r} (rate)" for unit, _ in rates),
-            *(f"{unit.name!r} (membrane)" for unit, _ in membranes),
+            *(f"{unit.name!r} (rate)" for unit in rated for _ in range(2)),
+            *(f"{unit.name!r} (membrane)" for unit in watched for _ in range(2)),
         ],
     )
 

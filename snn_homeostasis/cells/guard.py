@@ -85,7 +85,7 @@ class Guard(TensorState):
 
     def is_due(self) -> bool:
         """Counts a step of the cell; true if `look` should see it."""
-        vars(self)["_left"] = left = self._left - 1  # an attribute of a module takes longer to set
+        self.__dict__["_left"] = left = self._left - 1  # an attribute of a module takes longer to set
         return left <= 0
 
     def look(self, rate: Tensor, is_alone: bool) -> None:

@@ -48,6 +48,7 @@ class CellState(TensorState):
         slot: the slot that the rule writes to.
         param: the kind of the regulated parameter: "weight", "bias", "delay" or "threshold".
         batch_reduction: reduces each part of an update over the batch: ``fn(tensor, dim)``.
+        dt: seconds per step, if targets and rates are in Hz.
         steps: the number of updates that the rule of this cell had a part in.
         contributed: whether it has added to a slot since the last of them.
         population: whether the mean over all neurons is held, in place of each of them.
@@ -60,6 +61,7 @@ class CellState(TensorState):
 
     param: str
     slot: Slot
+    dt: float | None
     state = ("target_tensor",)
     counters = ("steps", "contributed")
     codes: ClassVar = {
@@ -99,6 +101,9 @@ class CellState(TensorState):
             return
         if name == "batch_reduction":
             check_reduction(value)
+        if name == "dt":
+            check_dt(value)
+            value = None if value is None else float(value)
         super().__setattr__(name, value)
 
     def _set_param(self, param: str) -> None:
@@ -127,39 +132,21 @@ class CellState(TensorState):
             self.target_tensor = target.detach().clone() if isinstance(target, Tensor) else None
 
     @property
-    def dt(self) -> float | None:
-        """Seconds per step, if targets and rates are in Hz."""
-        return self._dt
-
-    @dt.setter
-    def dt(self, dt: float | None) -> None:
-        check_dt(dt)
-        self._dt = None if dt is None else float(dt)
-
-    @property
-    def step_size(self) -> float:
-        """λ of the next step."""
-        plasticity = self._plasticity
-        if isinstance(plasticity, FallingPlasticity):
-            return plasticity.at(self.steps, self._natural) / self.layers
-        return plasticity
-
-    @property
     def strength(self) -> float:
         """λ of the next step, with the sign by which this parameter of this layer raises the rate."""
-        return self._sign * self.step_size
+        return self.next_step()[0]
 
-    @property
-    def finish(self) -> Finish | None:
-        """What is done to an update once it is reduced over the batch; None for nothing."""
+    def next_step(self) -> tuple[float, Finish | None]:
+        """Returns its strength, and what is done to an update once it is reduced over the batch."""
         plasticity = self._plasticity
-        if isinstance(plasticity, FallingPlasticity):
-            return Finish(plasticity.limit * self.step_size)
-        return None
+        if not isinstance(plasticity, FallingPlasticity):
+            return self._sign * plasticity, None
+        size = plasticity.at(self.steps, self._natural) / self.layers
+        return self._sign * size, Finish(plasticity.limit * size)
 
     def count_step(self) -> None:
         """Counts an update, if the rule had a part in it."""
-        own = vars(self)  # an attribute of a module takes longer to set
+        own = self.__dict__  # an attribute of a module takes longer to set
         own["steps"] += own["contributed"]
         own["contributed"] = 0
 

@@ -51,12 +51,6 @@ class Unit:
         return bool(self.state.slot.contributions) or any(slot.pending for slot in self.slots.values())
 
     @property
-    def samples(self) -> int:
-        """How many samples the estimate is of; of several processes, one with an empty batch has none."""
-        total = self.rate.total
-        return 0 if total is None or self._is_blank() else total.shape[0]
-
-    @property
     def slot(self) -> Slot:
         """The slot that the rule writes to."""
         return self.state.slot
@@ -68,8 +62,9 @@ class Unit:
 
     def contribute(self, contribution: Contribution) -> None:
         """Adds what the rule gives to the slot, without what the guard holds."""
-        self.state.slot.contributions.append(self.guard.hold(contribution))
-        vars(self.state)["contributed"] = 1  # an attribute of a module takes longer to set
+        held = contribution if self.guard.blocked is None else self.guard.hold(contribution)
+        self.state.slot.contributions.append(held)
+        self.state.__dict__["contributed"] = 1  # an attribute of a module takes longer to set
 
     def end_step(self) -> None:
         """Closes a step after its update: drops the graph, and closes the estimate that it used."""
@@ -168,7 +163,7 @@ class Unit:
     def estimate(self) -> Tensor:
         """Returns the rate ``[B, *N]`` in spikes per step, the same for all neurons of a population."""
         if self._is_blank() or self.state.population:
-            return (self.counted() / (self.rate.weight or 1.0)).float()
+            return (self.observation()[0] / (self.rate.weight or 1.0)).float()
         return self.rate.rate
 
     def summed_estimate(
@@ -198,19 +193,19 @@ class Unit:
         """Returns a rate in spikes per step in the units of the target: in Hz with a `dt`."""
         return rate if self.state.dt is None else rate / self.state.dt
 
-    def counted(self) -> Tensor:
-        """Returns the total ``[B, *N]`` that the rule sees.
+    def observation(self) -> tuple[Tensor, int]:
+        """Returns the total ``[B, *N]`` that the rule sees, and of how many samples it is.
 
         Raises:
             NoSpikesError: if there is none, with the reason.
         """
-        if self._is_blank():
+        if self.state.slot.shared and self._is_empty_batch():
             # gives parts of the right shape; the sum over the processes weighs them with 0 samples
-            return torch.zeros(1, *self.hook.neurons or (), device=self.slot.reference.tensor.device)
+            return torch.zeros(1, *self.hook.neurons or (), device=self.slot.reference.tensor.device), 0
         total = self._observed_total()
         if self.state.population:
-            return total.mean(tuple(range(1, total.ndim)), keepdim=True).expand_as(total)
-        return total
+            total = total.mean(tuple(range(1, total.ndim)), keepdim=True).expand_as(total)
+        return total, total.shape[0]
 
     def _is_blank(self) -> bool:
         """Whether other processes have the samples, and this one has none."""
@@ -233,8 +228,8 @@ class Unit:
         return self.in_units(self.rate.joint)
 
     def look(self, shared: bool) -> None:
-        """Lets the guard compare what waits in the slot with the rate, once in a while."""
-        if self.guard.is_due() and self.slot.pending:
+        """Lets the guard compare what waits in the slot with the rate."""
+        if self.slot.pending:
             with suppress(NoSpikesError):  # the user may add to the slot of a cell that never ran
                 self.guard.look(self.mean_rate(shared), is_alone=not shared)
 
@@ -245,7 +240,8 @@ class Unit:
                 f"cell {self.name!r} should have been observed before its rate is used. Found no spikes "
                 f"of {type(self.hook.module).__name__}: {self._why_unobserved()}."
             )
-        self.hook.require_shape(total.shape)  # a compiled step has not been checked
+        if total.shape != self.hook.shape:  # a compiled step has not been checked
+            self.hook.require_shape(total.shape)
         return total
 
     def _require_reachable(self, target: Rate | Band, total: Tensor) -> None:

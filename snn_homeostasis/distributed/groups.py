@@ -77,13 +77,13 @@ class ProcessGroups:
         """Returns the processes that share the batch of some cells."""
         group = self.process_group
         if group == AUTO:
-            groups = [unit.cell.neuron.group for unit in units]
+            groups = [unit.hook.group for unit in units]
             if not groups:  # the others may have cells, and wait for this process
                 groups = [wrapper.process_group for wrapper in self._wrappers]
             group = next((each for each in groups if each is not None), None)
         if group is not None and not _exists(group):
             for unit in units:
-                unit.cell.neuron.group = None  # a later wrapper may have another
+                unit.hook.group = None  # a later wrapper may have another
             group = None
         if group is not self._group:
             several = group is not None and dist.get_world_size(group) > 1

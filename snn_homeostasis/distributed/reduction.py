@@ -8,7 +8,7 @@ past over a change of its batch size, where a single process would carry the joi
 
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from typing import Any, NoReturn
 
 import torch
@@ -32,11 +32,10 @@ class Processes:
     """The processes that train one model: here one, which shares nothing and raises at once."""
 
     group: Any = None  # their process group, if there are several
-    _nothing = nullcontext()
 
-    def deferring(self, *errors: type[Exception]) -> AbstractContextManager[None]:
-        """Keeps errors until `reduce` or `confirm`, where all processes raise: the others would wait."""
-        return self._nothing
+    def defer(self, error: BaseException) -> None:
+        """Keeps an error until `reduce` or `confirm`, where all processes raise: the others would wait."""
+        raise error
 
     def reduce(self, units: Sequence[Unit]) -> None:
         """Replaces the parts and rates of this process by the mean over all processes, for active cells.
@@ -78,12 +77,10 @@ class Several(Processes):
         self.failure: Exception | None = None
         self.may_differ = False  # whether what follows a sum may fail, or come out otherwise, in one process
 
-    @contextmanager
-    def deferring(self, *errors: type[Exception]) -> Iterator[None]:
-        try:
-            yield
-        except errors as error:
-            self.failure = self.failure or error
+    def defer(self, error: BaseException) -> None:
+        if not isinstance(error, Exception):
+            raise error  # an interruption waits for nobody
+        self.failure = self.failure or error
 
     def drop_errors(self) -> None:
         self.failure = None
@@ -92,8 +89,10 @@ class Several(Processes):
         _require_no_join(self.wrappers)
         with self._emptied_on_error(units):
             shares: list[Share] = []
-            with self.deferring(Exception):
+            try:
                 shares = shares_of(units)
+            except Exception as error:
+                self.defer(error)
             sums = self._sum(Message(shares, self.size), self._device_for(units))
             _require_observed(sums)
             for each in sums:
@@ -112,8 +111,10 @@ class Several(Processes):
         buffer = torch.zeros(self.length, dtype=torch.float64, device=device)
         has_room = message.length <= self.length
         if has_room:
-            with self.deferring(Exception):
+            try:
                 message.write(buffer)
+            except Exception as error:
+                self.defer(error)
         buffer[self.rank] = 0 if self.failure else _mark(message.labels)
         self._all_reduce(buffer, dist.ReduceOp.SUM)
         total = buffer.cpu()  # the one wait for the device
@@ -129,9 +130,11 @@ class Several(Processes):
     def _compare_changes(self, changes: Sequence[Change], device: torch.device) -> None:
         """Raises in every process if one has failed, or their bounds make other changes of the same parts."""
         made = 0.0
-        with self.deferring(Exception):
+        try:
             whole = [change.outcome for change in changes if not change.slots[0].sharded]
             made = sum(outcome.abs().sum(dtype=torch.float64).item() for outcome in whole)
+        except Exception as error:
+            self.defer(error)
         seen = torch.tensor([self.failure is not None, made, -made], dtype=torch.float64, device=device)
         self._all_reduce(seen, dist.ReduceOp.MAX)
         failed, most, least = seen.tolist()
@@ -157,8 +160,10 @@ class Several(Processes):
 
     def _device_for(self, units: Sequence[Unit]) -> torch.device:
         device = None
-        with self.deferring(Exception):
+        try:
             device = units[0].slot.reference.leaf.device if units else None
+        except Exception as error:
+            self.defer(error)
         if device is None or device.type == "meta":
             return torch.device("cuda" if dist.get_backend(self.group) == "nccl" else "cpu")
         return device

@@ -44,7 +44,7 @@ def _row(unit: Unit, activity: Activity | None) -> tuple[str, ...]:
         state.param,
         _target_in_words(state.target),
         *_activity_in_words(activity),
-        f"{state.step_size:.3g}",
+        f"{abs(state.strength):.3g}",
         str(state.steps),
     )
 

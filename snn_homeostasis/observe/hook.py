@@ -50,6 +50,9 @@ class SpikeHook(LeftBehind):
         in_eval: observe in eval mode, too.
 
     Attributes:
+        observed: the last observed step as the estimators saw it: another object at each step; None
+            before the first.
+        shape: ``[B, *N]``, the last that was found to fit the layer; None before the first.
         membranes: of the neuron since the last update; a hook of their own.
     """
 
@@ -63,8 +66,8 @@ class SpikeHook(LeftBehind):
         self._check = check
         self._read = spikes_of.dispatch(type(module))
         self._read_membrane = membrane_of.dispatch(type(module))
-        self._shape: torch.Size | None = None
-        self._last: Tensor | None = None
+        self.shape: torch.Size | None = None
+        self.observed: Tensor | None = None
         self._is_traced = False
         self._handles: tuple[RemovableHandle, ...] = ()
         self.membranes = Membranes()
@@ -73,27 +76,22 @@ class SpikeHook(LeftBehind):
     @property
     def spike(self) -> Tensor:
         """The spikes of the last observed step, ``[B, *N]``, boolean; raises NoSpikesError before it."""
-        if self._last is None:
+        if self.observed is None:
             raise NoSpikesError(
                 f"`spike` should be read after {type(self.module).__name__} has run in training "
                 "mode. Found no observation. Run the model first."
             )
-        return self._last != 0
-
-    @property
-    def observed(self) -> Tensor | None:
-        """The last observed step as the estimators saw it: another object at each step; None before it."""
-        return self._last
+        return self.observed != 0
 
     @property
     def neurons(self) -> torch.Size | None:
         """The shape ``*N`` of the neurons, None before the first call."""
-        return None if self._last is None else self._last.shape[1:]
+        return None if self.observed is None else self.observed.shape[1:]
 
     @property
     def samples(self) -> int:
         """The number of samples in the last call; 0 before the first."""
-        return 0 if self._last is None else self._last.shape[0]
+        return 0 if self.observed is None else self.observed.shape[0]
 
     def listen(self, listener: SpikeListener) -> None:
         """Hands each observation from now on to ``listener``."""
@@ -120,13 +118,13 @@ class SpikeHook(LeftBehind):
     def close(self) -> None:
         """Takes the hook off and drops every observation."""
         self._listeners = ()
-        self._last = None
+        self.observed = None
         self.membranes.forget()
         self._unhook()
 
     def require_shape(self, shape: torch.Size) -> None:
         """Checks, once per shape, that spikes ``[B, *N]`` can come from the layer."""
-        if shape == self._shape:
+        if shape == self.shape:
             return
         if len(shape) < 2:
             raise ArgumentError(
@@ -136,7 +134,7 @@ class SpikeHook(LeftBehind):
         if 0 in shape:
             return  # such a shape never becomes the known one: a hook asks each time whether to go on
         self._check(shape)
-        self._shape = shape
+        self.shape = shape
 
     def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
         # The model empties the caches of the processor between two calls: each function that is called
@@ -170,14 +168,14 @@ class SpikeHook(LeftBehind):
             if type(raw) is not Tensor and is_fake(raw):
                 return
         spikes = raw.detach() if raw.requires_grad else raw
-        if spikes.shape != self._shape and not self._accepts(spikes):
+        if spikes.shape != self.shape and not self._accepts(spikes):
             return
         if not self._is_binary():
             spikes = spikes != 0
         for listener in self._listeners:
             if listener.training:
                 listener.update_step(spikes)
-        self._last = spikes
+        self.observed = spikes
         # `_buffers` in place of `module.mem`, which takes longer than all of the above
         self.membranes.last = membrane = module._buffers.get("mem")
         if membrane is None:
@@ -190,7 +188,7 @@ class SpikeHook(LeftBehind):
         if is_fake(spikes) or len(spikes) == 0 or not self._accepts(spikes[0]):
             return
         self._hand_on(spikes if self._is_binary() else spikes != 0)
-        self._last = spikes[-1].clone()  # a view would keep the whole sequence
+        self.observed = spikes[-1].clone()  # a view would keep the whole sequence
         self.membranes.last = self._read_membrane(module, inputs, output)
         self.membranes.node = raw.grad_fn
         self.frozen = False
@@ -213,7 +211,7 @@ class SpikeHook(LeftBehind):
             self.membranes.last = self._read_membrane(module, first_argument(args, kwargs), output)
             self.frozen = False
         if len(spikes) > 0:
-            self._last = spikes[-1] if isinstance(raw, tuple) else spikes[-1].clone()
+            self.observed = spikes[-1] if isinstance(raw, tuple) else spikes[-1].clone()
 
     def _hand_on(self, spikes: Tensor) -> None:
         for listener in self._listeners:
@@ -225,7 +223,7 @@ class SpikeHook(LeftBehind):
         self.require_shape(spikes.shape)
         if spikes.numel() > 0:
             return True
-        self._last, self.frozen = spikes, False
+        self.observed, self.frozen = spikes, False
         return False
 
     def _is_idle(self) -> bool:

@@ -147,6 +147,8 @@ def _operations(
 ) -> tuple[Tensor, list[Operation]]:
     """Prepares a change in place: what has to be finite, and the operations, which allocate little."""
     slot.require_broadcasts(pos, "pos", value)
+    if neg is None and bounds is None:
+        return pos, [partial(value.add_, pos)]
     if neg is None or value.numel() == 0 or not is_built_in(bounds):
         delta = _delta(slot, bounds, value, pos, neg)
         return delta, [partial(value.add_, delta)]
@@ -197,12 +199,8 @@ def _exact(value: Tensor, residue: Tensor | None) -> Tensor:
 
 def _delta(slot: Slot, bounds: UpdateBounds | None, value: Tensor, pos: Tensor, neg: Tensor | None) -> Tensor:
     """Returns what is added to a value, by bounds that may want to see all of it."""
-    if bounds is None:
-        if neg is None:
-            return pos  # `_operations` has checked its shape
-        delta = pos - neg
-    else:
-        delta = replicate_as(bounds(value, pos, torch.zeros_like(pos) if neg is None else neg), value)
+    neg = torch.zeros_like(pos) if neg is None else neg
+    delta = pos - neg if bounds is None else replicate_as(bounds(value, pos, neg), value)
     if not broadcasts(delta, value):
         raise ArgumentError(
             f"`bounds` should return a delta that broadcasts to {list(value.shape)}. Found shape "

@@ -11,20 +11,23 @@ from ..errors import NonFiniteError
 __all__ = ["require_finite"]
 
 
-def require_finite(tensors: Sequence[Tensor], describe: Callable[[], Iterable[str]]) -> None:
+def require_finite(tensors: Sequence[Tensor | None], describe: Callable[[], Iterable[str]]) -> None:
     """Raises NonFiniteError if a tensor holds NaN or infinity; waits for the device once.
 
-    Only then it asks ``describe`` for one phrase per tensor, which says whose it is.
+    Only then it asks ``describe`` for one phrase per tensor or None, which says whose it is.
     """
-    if not tensors:
-        return
-    device = tensors[0].device
     # a finite sum has finite terms, and costs one pass and no memory
-    sums = [tensor.sum(dtype=torch.float32).to(device) for tensor in tensors]
-    if math.isfinite(torch.stack(sums).sum().item()):
+    sums = [tensor.sum(dtype=torch.float32) for tensor in tensors if tensor is not None]
+    if not sums:
+        return
+    try:
+        total = torch.stack(sums)
+    except RuntimeError:  # from several devices: to compare them first would slow every step
+        total = torch.stack([each.to(sums[0].device) for each in sums])
+    if math.isfinite(total.sum().item()):
         return
     pairs = zip(describe(), tensors, strict=True)
-    wrong = [phrase for phrase, tensor in pairs if not tensor.isfinite().all()]
+    wrong = [phrase for phrase, tensor in pairs if tensor is not None and not tensor.isfinite().all()]
     if wrong:
         raise NonFiniteError(
             "rates, membranes and updates should be finite. Found NaN or infinity in cell "

@@ -95,9 +95,7 @@ class Slot(TensorState):
         """
         reference = self.reference
         plain = reference.plain
-        form: object = plain
-        if plain is None:
-            form = reference.form
+        form = reference.form if plain is None else plain
         if not self._checked or form is not self._checked[0]:
             reference.require_changeable(owner)
             # not weak: `torch.utils.swap_tensors` refuses tensors with weak references
@@ -175,16 +173,13 @@ class Slot(TensorState):
 
     def require_broadcasts(self, part: Tensor, name: str, param: Tensor) -> None:
         """Raises ArgumentError for a part that does not broadcast with the parameter."""
-        if broadcasts(part, param):
-            return  # to write the message takes longer than to check
-        require(
-            False,
-            name,
-            f"broadcast to {self.reference}, {list(param.shape)}",
-            None,
-            "Bring it there with `connection.like_bias`, or reduce B and L first.",
-            show=f"shape {list(part.shape)}",
-        )
+        if not broadcasts(part, param):  # to write the message takes longer than to check
+            expected, show = (
+                f"broadcast to {self.reference}, {list(param.shape)}",
+                f"shape {list(part.shape)}",
+            )
+            remedy = "Bring it there with `connection.like_bias`, or reduce B and L first."
+            require(False, name, expected, None, remedy, show=show)
 
     def extra_repr(self) -> str:
         return f"{self.reference}, bounds={self.bounds}, pending={self.pending}"
@@ -203,10 +198,10 @@ class Waiting:
 
     def __init__(self, slots: Sequence[Slot]) -> None:
         self.slots = slots
-        self.contributions = [slot.contributions.copy() for slot in slots]
+        self.contributions = {slot: slot.contributions.copy() for slot in slots if slot.contributions}
 
     def put_back(self) -> None:
         """Puts it back, except where a slot is empty now: an update has applied or dropped all of it."""
-        for slot, contributions in zip(self.slots, self.contributions, strict=True):
+        for slot in self.slots:
             if slot.contributions:
-                slot.contributions[:] = contributions
+                slot.contributions[:] = self.contributions.get(slot, [])
