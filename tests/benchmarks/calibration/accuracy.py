@@ -1,31 +1,34 @@
-"""What training makes of a calibration: test accuracy on the digits after 8 epochs."""
+"""What training makes of a calibration: test accuracy on the digits, beside other ways to begin."""
 
 from __future__ import annotations
 
 import functools
+import itertools
 import statistics
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import snntorch as snn
 import torch
-import torch.nn.functional as F  # noqa: N812
-from torch import nn
-
-from snn_homeostasis import LinearHomeostasis
+from torch import Tensor, nn
 
 from ..stabilisation import digits
+from ..stabilisation.digits import starts
+from ..stabilisation.report import mean_and_spread
 from ..tables import table
-from .nets import STEPS, default, kaiming, leaky, saturated, silent
+from . import rivals
+from .nets import leaky
 
 __all__ = ["accuracy_table"]
 
-WIDTH, CLASSES, EPOCHS, BATCH, LEARNING_RATE, TARGET, IMAGES = 128, 10, 8, 64, 1e-3, 0.1, 512
+EPOCHS, IMAGES = 8, 512
+
+Prepare = Callable[[nn.Sequential, Tensor], Any]  # sees a net and the images to calibrate on
 
 
 def dense(depth: int) -> nn.Sequential:
-    return digits.dense(depth, WIDTH, CLASSES)
+    return digits.dense(depth, digits.WIDTH, digits.CLASSES)
 
 
 def convolutional() -> nn.Sequential:
@@ -34,89 +37,108 @@ def convolutional() -> nn.Sequential:
     net = nn.Sequential()
     for inputs in (1, 12, 12, 12, 12):
         net.extend([nn.Conv2d(inputs, 12, 3, padding=1), leaky(12)])
-    return net.extend([nn.Flatten(), nn.Linear(12 * 64, CLASSES), leaky(CLASSES)])
+    return net.extend([nn.Flatten(), nn.Linear(12 * 64, digits.CLASSES), leaky(digits.CLASSES)])
+
+
+@dataclass(frozen=True)
+class Way:
+    """What is done to a net before and while it is trained."""
+
+    before: Prepare | None = None
+    rule: digits.Rule | None = None
+
+
+DEEP = functools.partial(digits.calibrate, scale=1.0, gradients=True)
+CONSTANT = functools.partial(digits.constant_plasticity, plasticity=0.001)
+WAYS = {
+    "plain": Way(),
+    "two lines": Way(None, digits.two_lines),
+    "calibrated": Way(digits.calibrate),
+    "calibrated, two lines": Way(digits.calibrate, digits.two_lines),
+    "gradient calibration": Way(rivals.by_gradient),
+    "gradient calibration, two lines": Way(rivals.by_gradient, digits.two_lines),
+    "λ by hand": Way(rivals.by_hand),
+    "λ by hand, then 0.001": Way(rivals.by_hand, CONSTANT),
+    "scale 1, gradients": Way(DEEP),
+    "scale 1, gradients, two lines": Way(DEEP, digits.two_lines),
+}
+PLAIN, OURS, RIVALS, OF_DEEP_NETS = list(WAYS)[:2], list(WAYS)[2:4], list(WAYS)[4:8], list(WAYS)[8:]
+STARTS = {"silent": starts.silent, "saturated": starts.saturated}
+INITIALISATIONS = {"Kaiming": starts.kaiming, "fluctuation-driven": starts.fluctuating}
 
 
 @dataclass(frozen=True)
 class Row:
-    """A net, its start, and what is done to it before and while it is trained.
-
-    Args:
-        name: shown in the table.
-        build: makes the net.
-        start: spoils or replaces its weights.
-        calibration: the arguments of `calibrate`, None for none.
-        regulated: whether the rule runs during training.
-        least: the mean accuracy in per cent that is wanted, None for a row to compare with.
-    """
+    """A net, its start, and what is done to it; the name is shown in the table."""
 
     name: str
     build: Callable[[], nn.Sequential]
-    start: Callable[[nn.Module], None] = default
-    calibration: dict[str, Any] | None = field(default_factory=dict)
-    regulated: bool = False
-    least: float | None = None
+    start: starts.Start
+    way: Way
 
 
-DEEP = {"scale": 1.0, "gradients": True}
+def rows_of(depth: int, ways: Sequence[str], start: str = "") -> list[Row]:
+    build, known = functools.partial(dense, depth), {"": starts.default} | STARTS | INITIALISATIONS
+    name = f"{depth} layers, {start}, " if start else f"{depth} layers, "
+    return [Row(name + way, build, known[start], WAYS[way]) for way in ways]
 
 
-def _rows() -> list[Row]:
-    net = {depth: functools.partial(dense, depth) for depth in (2, 4, 6, 8, 12, 16)}
-    deep = functools.partial(Row, calibration=DEEP)
-    ruled = functools.partial(Row, regulated=True)
+def compared(depth: int, spoiled: Sequence[str] = ()) -> list[Row]:
+    """Every way to begin at one depth, from PyTorch's start, other initialisations, and spoiled weights."""
     return [
-        *(Row(f"{depth} layers, plain", net[depth], calibration=None) for depth in (2, 4, 6, 8, 12)),
-        *(Row(f"{depth} layers, Kaiming", net[depth], kaiming, None) for depth in (6, 12)),
-        ruled("6 layers, calibrated, rule", net[6], least=93.0),
-        ruled("6 layers, silent, calibrated, rule", net[6], silent, least=82.0),
-        ruled("6 layers, saturated, calibrated, rule", net[6], saturated, least=88.0),
-        ruled("8 layers, calibrated, rule", net[8], least=85.0),
-        Row("12 layers, calibrated", net[12]),
-        deep("12 layers, scale 1, gradients", net[12], least=92.0),
-        deep("16 layers, scale 1, gradients, rule", net[16], regulated=True, least=88.0),
-        *(deep(f"{depth} layers, scale 1, gradients", net[depth]) for depth in (2, 4, 6)),
-        Row("5 convolutions, plain", convolutional, calibration=None),
-        deep("5 convolutions, scale 1, gradients", convolutional, least=88.0),
+        *rows_of(depth, PLAIN + OURS + RIVALS),
+        *itertools.chain.from_iterable(rows_of(depth, PLAIN, start) for start in INITIALISATIONS),
+        *itertools.chain.from_iterable(rows_of(depth, PLAIN + OURS + RIVALS, start) for start in spoiled),
     ]
 
 
-def trained(row: Row, seed: int) -> float:
+def rows() -> list[Row]:
+    return [
+        *compared(6, list(STARTS)),
+        *compared(8),
+        *compared(12),
+        *itertools.chain.from_iterable(rows_of(depth, PLAIN[:1]) for depth in (2, 4)),
+        *itertools.chain.from_iterable(rows_of(depth, OF_DEEP_NETS[:1]) for depth in (2, 4, 6)),
+        *itertools.chain.from_iterable(rows_of(depth, OF_DEEP_NETS) for depth in (12, 16)),
+        Row("5 convolutions, plain", convolutional, starts.default, Way()),
+        Row("5 convolutions, scale 1, gradients", convolutional, starts.default, Way(DEEP)),
+    ]
+
+
+LEAST = {  # the accuracy in per cent that is wanted
+    "6 layers, calibrated, two lines": 93,
+    "6 layers, silent, calibrated, two lines": 82,
+    "6 layers, saturated, calibrated, two lines": 88,
+    "8 layers, calibrated, two lines": 85,
+    "12 layers, scale 1, gradients": 92,
+    "16 layers, scale 1, gradients, two lines": 88,
+    "5 convolutions, scale 1, gradients": 88,
+}
+
+
+def trained(row: Row, seed: int, epochs: int = EPOCHS) -> float:
     """The accuracy on the test images, in per cent."""
     torch.manual_seed(seed)
     generator = torch.Generator().manual_seed(seed)
     data, net = digits.load(), row.build()
-    row.start(net)
-    optimizer = torch.optim.Adam(net.parameters(), lr=LEARNING_RATE)
-    homeostasis = LinearHomeostasis(target=TARGET, param="bias").attach(net, data.train_x[:2])
-    if row.calibration is not None:
+    row.start(net, data.train_x)
+    if row.way.before is not None:
         picked = torch.randperm(len(data.train_x), generator=generator)[:IMAGES]
-        homeostasis.calibrate(data.train_x[picked], num_steps=STEPS, progress=False, **row.calibration)
-    if row.regulated:
-        homeostasis.follow(optimizer)
-    else:
-        homeostasis.remove()
-    for _ in range(EPOCHS):
-        for batch in torch.randperm(len(data.train_x), generator=generator).split(BATCH):
-            counts = STEPS * digits.rates_of(net, data.train_x[batch])[-1]
-            loss = F.cross_entropy(counts, data.train_y[batch])
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-    output = digits.judged(net, data.test_x)[-1]
-    return 100 * (output.argmax(1) == data.test_y).float().mean().item()
+        row.way.before(net, data.train_x[picked])
+    digits.train(net, data, epochs, generator, row.way.rule)
+    return 100 * digits.accuracy(digits.judged(net, data.test_x)[-1], data.test_y)
 
 
-def accuracy_table(seeds: Sequence[int], only: str = "") -> str:
+def accuracy_table(seeds: Sequence[int], only: str, quick: bool) -> str:
     """Mean and sample standard deviation over the seeds."""
-    rows = []
-    for row in _rows():
+    epochs, chosen = (1, compared(1)) if quick else (EPOCHS, rows())
+    shown = []
+    for row in chosen:
         if only not in row.name:
             continue
-        found = [trained(row, seed) for seed in seeds]
-        mean, spread = statistics.mean(found), statistics.stdev(found) if len(found) > 1 else 0.0
-        wanted = "–" if row.least is None else f"{row.least:.0f}"
-        met = "–" if row.least is None else "yes" if mean >= row.least else "**no**"
-        rows.append([row.name, f"{mean:.1f} ± {spread:.1f}", wanted, met])
-        print(rows[-1], flush=True)
-    return table(["net, treatment", "accuracy, %", "at least", "met"], rows)
+        found = [trained(row, seed, epochs) for seed in seeds]
+        least = LEAST.get(row.name)
+        met = "–" if least is None else "yes" if statistics.mean(found) >= least else "**no**"
+        shown.append([row.name, mean_and_spread(found, ".1f"), "–" if least is None else str(least), met])
+        print(shown[-1], flush=True)
+    return table(["net, treatment", "accuracy, %", "at least", "met"], shown)

@@ -12,6 +12,8 @@ import torch
 from snntorch import surrogate
 from torch import nn
 
+from ..stabilisation.digits import starts
+
 STEPS, WIDTH = 20, 100
 
 Neuron = Callable[[int], nn.Module]
@@ -61,54 +63,8 @@ def convolutional(beta: float = 0.9, norm: bool = False) -> nn.Sequential:
     return net
 
 
-def layers_of(net: nn.Module) -> list[nn.Linear | nn.Conv2d]:
-    return [module for module in net if isinstance(module, nn.Linear | nn.Conv2d)]
-
-
-@torch.no_grad()
-def default(net: nn.Module) -> None:
-    """PyTorch's own initialisation."""
-
-
-@torch.no_grad()
-def silent(net: nn.Module) -> None:
-    """A tenth of the default weights, no bias."""
-    for layer in layers_of(net):
-        layer.weight.mul_(0.1)
-        layer.bias.zero_()
-
-
-@torch.no_grad()
-def saturated(net: nn.Module) -> None:
-    """Weights shifted up, by three thresholds for all inputs together."""
-    for layer in layers_of(net):
-        layer.weight.add_(3 / layer.weight[0].numel())
-
-
-@torch.no_grad()
-def bias_to_threshold(net: nn.Module) -> None:
-    """Neurons that fire at every step without any input."""
-    for layer in layers_of(net):
-        layer.bias.fill_(1.0)
-
-
-@torch.no_grad()
-def tenfold(net: nn.Module) -> None:
-    """Ten times the default weights."""
-    for layer in layers_of(net):
-        layer.weight.mul_(10)
-
-
-@torch.no_grad()
-def kaiming(net: nn.Module) -> None:
-    """Weights that keep the variance of their inputs: Kaiming's, without the gain of a ReLU."""
-    for layer in layers_of(net):
-        nn.init.kaiming_normal_(layer.weight, nonlinearity="linear")
-        layer.bias.zero_()
-
-
 @dataclass(frozen=True)
-class Start:
+class Scene:
     """A net before its calibration, and the limits of what comes out.
 
     Args:
@@ -122,7 +78,7 @@ class Start:
 
     name: str
     build: Callable[[], nn.Sequential]
-    start: Callable[[nn.Module], None] = default
+    start: starts.Start = starts.default
     target: float = 0.1
     error: float = 0.05
     forwards: Callable[[int], int] = lambda layers: 2 * layers + 2
@@ -136,25 +92,25 @@ def _ten(layers: int) -> int:
     return 10
 
 
-recurrent = functools.partial(Start, error=0.1, forwards=_ten)
-STARTS = [
-    Start("6 dense, default", dense, error=0.03),
-    Start("6 dense, silent", dense, silent, error=0.03),
-    Start("6 dense, bias 1", dense, bias_to_threshold, error=0.03),
-    Start("6 dense, Kaiming", dense, kaiming, error=0.03),
-    Start("6 dense, saturated", dense, saturated, forwards=_three),
-    Start("6 dense, weights ×10", dense, tenfold, forwards=_three),
-    Start("6 dense, BatchNorm", functools.partial(dense, norm=True)),
-    Start("6 dense, target 0.03", dense, target=0.03),
-    Start("6 dense, target 0.3", dense, target=0.3),
-    Start("6 dense, Synaptic", functools.partial(dense, neuron=synaptic)),
-    Start("6 dense, Alpha", functools.partial(dense, neuron=alpha)),
-    Start("4 convolutions", convolutional),
-    Start("4 convolutions, silent", convolutional, silent),
-    Start("4 convolutions, saturated", convolutional, saturated, forwards=_three),
-    Start("4 convolutions, β 0.5", functools.partial(convolutional, beta=0.5)),
-    Start("4 convolutions, β 0.99", functools.partial(convolutional, beta=0.99)),
-    Start("4 convolutions, BatchNorm", functools.partial(convolutional, norm=True)),
+recurrent = functools.partial(Scene, error=0.1, forwards=_ten)
+SCENES = [
+    Scene("6 dense, default", dense, error=0.03),
+    Scene("6 dense, silent", dense, starts.silent, error=0.03),
+    Scene("6 dense, bias 1", dense, starts.bias_to_threshold, error=0.03),
+    Scene("6 dense, Kaiming", dense, starts.kaiming, error=0.03),
+    Scene("6 dense, saturated", dense, starts.saturated, forwards=_three),
+    Scene("6 dense, weights ×10", dense, starts.tenfold, forwards=_three),
+    Scene("6 dense, BatchNorm", functools.partial(dense, norm=True)),
+    Scene("6 dense, target 0.03", dense, target=0.03),
+    Scene("6 dense, target 0.3", dense, target=0.3),
+    Scene("6 dense, Synaptic", functools.partial(dense, neuron=synaptic)),
+    Scene("6 dense, Alpha", functools.partial(dense, neuron=alpha)),
+    Scene("4 convolutions", convolutional),
+    Scene("4 convolutions, silent", convolutional, starts.silent),
+    Scene("4 convolutions, saturated", convolutional, starts.saturated, forwards=_three),
+    Scene("4 convolutions, β 0.5", functools.partial(convolutional, beta=0.5)),
+    Scene("4 convolutions, β 0.99", functools.partial(convolutional, beta=0.99)),
+    Scene("4 convolutions, BatchNorm", functools.partial(convolutional, norm=True)),
     recurrent("3 dense, RLeaky", functools.partial(dense, 3, rleaky)),
     recurrent("6 dense, RLeaky", functools.partial(dense, 6, rleaky)),
     recurrent("3 dense, RLeaky, V 0.5", functools.partial(dense, 3, rleaky_one_to_one)),

@@ -14,7 +14,7 @@ from snn_homeostasis import LinearHomeostasis
 
 from ..stabilisation import digits
 from ..tables import table
-from .nets import STARTS, STEPS, Start
+from .nets import SCENES, STEPS, Scene
 
 __all__ = ["rates_table"]
 
@@ -41,21 +41,21 @@ class Judged:
     seconds: float
 
 
-def judge(start: Start, seed: int) -> Judged:
+def judge(scene: Scene, seed: int) -> Judged:
     torch.manual_seed(seed)
     snn.SpikingNeuron.init()
-    net, data = start.build(), digits.load()
-    start.start(net)
+    net, data = scene.build(), digits.load()
+    scene.start(net, data.train_x)
     picked = torch.randperm(len(data.train_x), generator=torch.Generator().manual_seed(seed))[:IMAGES]
-    homeostasis = LinearHomeostasis(0.01, start.target, "bias").attach(net, data.train_x[:2])
+    homeostasis = LinearHomeostasis(0.01, scene.target, "bias").attach(net, data.train_x[:2])
     before = time.process_time()
     report = homeostasis.calibrate(data.train_x[picked], num_steps=STEPS, progress=False)
     seconds = time.process_time() - before
     homeostasis.remove()
     rates = counted(net, data.test_x)
-    errors = torch.cat([(rate - start.target).abs() / start.target for rate in rates])
+    errors = torch.cat([(rate - scene.target).abs() / scene.target for rate in rates])
     return Judged(
-        max(abs(float(rate.mean()) - start.target) / start.target for rate in rates),
+        max(abs(float(rate.mean()) - scene.target) / scene.target for rate in rates),
         float(errors.mean()),
         float(torch.cat([rate == 0 for rate in rates]).float().mean()),
         report.forwards,
@@ -81,25 +81,25 @@ def counted(net: nn.Sequential, images: Tensor) -> list[Tensor]:
     return [count / STEPS for count in counts]
 
 
-def rates_table(seeds: Sequence[int]) -> str:
+def rates_table(seeds: Sequence[int], quick: bool) -> str:
     """The worst over the seeds, beside what is wanted at most."""
     rows = []
-    for start in STARTS:
-        judged = [judge(start, seed) for seed in seeds]
-        layers = len([module for module in start.build() if isinstance(module, snn.SpikingNeuron)])
+    for scene in SCENES[: 1 if quick else None]:
+        judged = [judge(scene, seed) for seed in seeds]
+        layers = len([module for module in scene.build() if isinstance(module, snn.SpikingNeuron)])
         worst, forwards = max(each.layer for each in judged), max(each.forwards for each in judged)
-        most = start.forwards(layers)
+        most = scene.forwards(layers)
         rows.append(
             [
-                start.name,
+                scene.name,
                 f"{worst:.1%}",
-                f"{start.error:.0%}",
+                f"{scene.error:.0%}",
                 f"{sum(each.parameter for each in judged) / len(judged):.1%}",
                 f"{max(each.quiet for each in judged):.1%}",
                 str(forwards),
                 str(most),
                 f"{sum(each.seconds for each in judged) / len(judged):.1f}",
-                "yes" if worst <= start.error and forwards <= most else "**no**",
+                "yes" if worst <= scene.error and forwards <= most else "**no**",
             ]
         )
     return table(HEADS, rows)

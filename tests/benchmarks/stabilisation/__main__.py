@@ -1,4 +1,4 @@
-"""How well rates are stabilised: four experiments, a page of tables and a figure for each.
+"""How well rates are stabilised: five experiments, a page of tables and a figure for each.
 
     python tests/benchmarks/stabilisation            # writes results/a.md, results/a.png and so on
 python tests/benchmarks/stabilisation --only a b
@@ -15,10 +15,17 @@ import brian
 import carlsim
 import depth
 import network
+import recurrent
 import torch
 from matplotlib.figure import Figure
 
-EXPERIMENTS: dict[str, ModuleType] = {"a": carlsim, "b": brian, "c": network, "d": depth}
+EXPERIMENTS: dict[str, ModuleType] = {
+    "a": carlsim,
+    "b": brian,
+    "c": network,
+    "d": depth,
+    "e": recurrent,
+}
 
 
 def main() -> None:

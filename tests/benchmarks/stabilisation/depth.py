@@ -2,65 +2,45 @@
 
 import functools
 import itertools
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import digits
+import signals
 import torch
-import torch.nn.functional as F  # noqa: N812
-from digits import BETA, TARGET, Digits
+from digits import CLASSES, LEARNING_RATE, TARGET, WIDTH, Data, Rule, constant_plasticity, starts, two_lines
 from matplotlib.figure import Figure
 from report import Finding, Table, each, mean_and_spread
 from torch import nn
 
-from snn_homeostasis import Band, Homeostasis, LinearHomeostasis, SynapticScaling
+from snn_homeostasis import Band, Homeostasis, SynapticScaling
 
-DEPTHS, WIDTH, CLASSES = (2, 4, 6, 8), 128, 10
-EPOCHS, BATCH, LEARNING_RATE = (8, 24), 64, 1e-3
 SAMPLES = 512  # to calibrate on
+DATA: dict[str, Callable[[], Data]] = {"digits": digits.load}
+if signals.HAS_MNIST1D:
+    DATA["mnist1d"] = signals.load
 
 
-def default(net: nn.Sequential, data: Digits) -> None:
-    """PyTorch's own initialisation."""
+@dataclass(frozen=True)
+class Column:
+    """Nets with so many hidden layers, trained for so many epochs."""
+
+    data: str
+    depth: int
+    epochs: int
+
+    @property
+    def head(self) -> str:
+        return f"{self.data}, {self.depth} hidden, {self.epochs} epochs"
 
 
-@torch.no_grad()
-def kaiming(net: nn.Sequential, data: Digits) -> None:
-    """Weights that keep the variance of their inputs: Kaiming's, without the gain of a ReLU."""
-    for layer in digits.layers_of(net):
-        nn.init.kaiming_normal_(layer.weight, nonlinearity="linear")
-        layer.bias.zero_()
-
-
-@torch.no_grad()
-def fluctuating(net: nn.Sequential, data: Digits) -> None:
-    """Weights of mean zero, with which membranes fluctuate by one threshold around rest.
-
-    After Rossbroich, Gygax and Zenke (2022), for inputs that spike at the target rate; the
-    pixels of the first layer are constant currents.
-    """
-    first, *deeper = digits.layers_of(net)
-    powers = [data.train_x.flatten(1).square().sum(1).mean().item() / (1 - BETA) ** 2]
-    powers += [layer.in_features * TARGET / (1 - BETA**2) for layer in deeper]
-    for layer, power in zip([first, *deeper], powers, strict=True):
-        layer.weight.normal_(0, 1 / math.sqrt(power))
-        layer.bias.zero_()
-
-
-def two_lines(net: nn.Sequential) -> Homeostasis:
-    """The rule as the README has it."""
-    return LinearHomeostasis(target=TARGET, param="bias").attach(net)
-
-
-def with_target(net: nn.Sequential, target: Band) -> Homeostasis:
-    """The two lines toward another target."""
-    return LinearHomeostasis(target=target, param="bias").attach(net)
-
-
-def by_threshold(net: nn.Sequential) -> Homeostasis:
-    """The two lines on thresholds in place of biases."""
-    return LinearHomeostasis(target=TARGET, param="threshold").attach(net)
+SHORT, LONG = 8, 24
+COLUMNS = [
+    *(Column("digits", depth, SHORT) for depth in (2, 4, 6, 8)),
+    Column("digits", 6, LONG),
+    *(Column("mnist1d", depth, SHORT) for depth in (4, 6)),
+]
+QUICK = [Column(data, 2, 1) for data in ("digits", "mnist1d")]
 
 
 def scaling(net: nn.Sequential) -> Homeostasis:
@@ -68,41 +48,11 @@ def scaling(net: nn.Sequential) -> Homeostasis:
     return SynapticScaling(target=TARGET).attach(net)
 
 
-def constant(net: nn.Sequential, plasticity: float) -> Homeostasis:
-    """A plasticity that does not fall, on the rate since the last step."""
-    return LinearHomeostasis(plasticity, TARGET, "bias").attach(net)
-
-
-def calibrate(net: nn.Sequential, data: Digits) -> None:
-    """Brings every layer to the target before training, without labels."""
-    homeostasis = two_lines(net)
-    homeostasis.calibrate(data.train_x[:SAMPLES], num_steps=digits.STEPS, progress=False)
-    homeostasis.remove()
-
-
-Rule = Callable[[nn.Sequential], Homeostasis]
-
-
-def train(
-    net: nn.Sequential, data: Digits, epochs: int, generator: torch.Generator, rule: Rule | None
-) -> None:
-    optimizer = torch.optim.Adam(net.parameters(), lr=LEARNING_RATE)
-    if rule is not None:
-        rule(net).follow(optimizer)
-    for _ in range(epochs):
-        for batch in torch.randperm(len(data.train_x), generator=generator).split(BATCH):
-            counts = digits.STEPS * digits.rates_of(net, data.train_x[batch])[-1]
-            loss = F.cross_entropy(counts, data.train_y[batch])
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-
-
 @dataclass(frozen=True)
 class Treatment:
     """What is done to a net; training is the same for all."""
 
-    init: Callable[[nn.Sequential, Digits], None] = default
+    start: starts.Start = starts.default
     calibrated: bool = False
     rule: Rule | None = None
 
@@ -113,108 +63,110 @@ TREATMENTS = {
     OURS: Treatment(rule=two_lines),
     "calibrated": Treatment(calibrated=True),
     "calibrated, two lines": Treatment(calibrated=True, rule=two_lines),
-    "band": Treatment(rule=functools.partial(with_target, target=Band(TARGET / 2, 2 * TARGET))),
-    "floor": Treatment(rule=functools.partial(with_target, target=Band(TARGET / 10, None))),
-    "thresholds": Treatment(rule=by_threshold),
+    "band": Treatment(rule=functools.partial(two_lines, target=Band(TARGET / 2, 2 * TARGET))),
+    "floor": Treatment(rule=functools.partial(two_lines, target=Band(TARGET / 10, None))),
+    "thresholds": Treatment(rule=functools.partial(two_lines, param="threshold")),
     "synaptic scaling": Treatment(rule=scaling),
-    "constant 0.001": Treatment(rule=functools.partial(constant, plasticity=0.001)),
-    "constant 0.01": Treatment(rule=functools.partial(constant, plasticity=0.01)),
-    RIVALS[0]: Treatment(fluctuating),
-    RIVALS[1]: Treatment(kaiming),
+    "constant 0.001": Treatment(rule=functools.partial(constant_plasticity, plasticity=0.001)),
+    "constant 0.01": Treatment(rule=functools.partial(constant_plasticity, plasticity=0.01)),
+    RIVALS[0]: Treatment(starts.fluctuating),
+    RIVALS[1]: Treatment(starts.kaiming),
 }
 
 
 @dataclass(frozen=True)
 class Run:
-    """What the test images see after training; rate and silent over the hidden layers."""
+    """What the test samples see after training; rate and silent over the hidden layers."""
 
-    depth: int
+    column: Column
     treatment: str
-    epochs: int
     accuracy: float
     rate: float
     silent: float
 
 
-def live(depth: int, name: str, seed: int, epochs: int) -> Run:
+def live(column: Column, name: str, seed: int) -> Run:
     torch.manual_seed(seed)
     generator = torch.Generator().manual_seed(seed)
-    data, net, treatment = digits.load(), digits.dense(depth, WIDTH, CLASSES), TREATMENTS[name]
-    treatment.init(net, data)
+    data, treatment = DATA[column.data](), TREATMENTS[name]
+    net = digits.dense(column.depth, WIDTH, CLASSES, inputs=data.train_x[0].numel())
+    treatment.start(net, data.train_x)
     if treatment.calibrated:
-        calibrate(net, data)
-    train(net, data, epochs, generator, treatment.rule)
+        digits.calibrate(net, data.train_x[:SAMPLES])
+    digits.train(net, data, column.epochs, generator, treatment.rule)
     *hidden, output = digits.judged(net, data.test_x)
-    accuracy = (output.argmax(1) == data.test_y).float().mean().item()
     rate = torch.stack([layer.mean() for layer in hidden]).mean().item()
-    return Run(depth, name, epochs, accuracy, rate, digits.silent(hidden))
+    return Run(column, name, digits.accuracy(output, data.test_y), rate, digits.silent(hidden))
 
 
 def run(seeds: Sequence[int], quick: bool) -> Finding:
-    epochs, depths = ((1,), DEPTHS[:1]) if quick else (EPOCHS, DEPTHS)
-    longest = {epochs[0]: depths} | dict.fromkeys(epochs[1:], depths[2:3])  # long at six layers alone
-    settings = [
-        (depth, name, seed, each_epochs)
-        for each_epochs, some in longest.items()
-        for depth, name, seed in itertools.product(some, TREATMENTS, seeds)
-    ]
-    runs = each(live, settings, "d")
-    first = [r for r in runs if r.epochs == epochs[0]]
-    columns = [(depth, each_epochs) for each_epochs, some in longest.items() for depth in some]
+    columns = [column for column in (QUICK if quick else COLUMNS) if column.data in DATA]
+    runs = each(live, itertools.product(columns, TREATMENTS, seeds), "d")
     return Finding(
         "d. Does it help?",
-        f"Fully connected nets with 2 to 8 hidden layers of {WIDTH} on scikit-learn's digits, {epochs[0]} "
-        f"epochs of Adam at {LEARNING_RATE:g}, 599 test images. *Two lines*: the rule as the README has it, "
-        f"no number but the target {TARGET}. *Calibrated*: `calibrate` on {SAMPLES} training images before, "
-        "without labels. *Band*: half to twice the target; *floor*: a tenth of it, and nothing above. "
-        "*Constant*: a plasticity that does not fall. The rivals: a fluctuation-driven initialisation "
-        "(Rossbroich et al. 2022), and Kaiming's with gain 1.",
-        [_verdict(first, depth) for depth in depths],
+        f"Fully connected nets with 2 to 8 hidden layers of {WIDTH}, Adam at {LEARNING_RATE:g}. Data: "
+        f"scikit-learn's digits, 599 test images; {_about_mnist1d()} *Two lines*: the rule as the README "
+        f"has it, no number but the target {TARGET}. *Calibrated*: `calibrate` on {SAMPLES} training "
+        "samples before, without labels. *Band*: half to twice the target; *floor*: a tenth of it, and "
+        "nothing above. *Constant*: a plasticity that does not fall. The rivals: a fluctuation-driven "
+        "initialisation (Rossbroich et al. 2022), and Kaiming's with gain 1.",
+        [_verdict(runs, column) for column in columns],
         [_table(runs, columns)],
-        functools.partial(_draw, runs=first, depths=depths),
-        (11, 4.5),
+        functools.partial(_draw, runs=runs, columns=columns),
+        (12, 4.5),
     )
 
 
-def _mean_accuracy(runs: Sequence[Run], depth: int, name: str) -> float:
-    accuracies = [r.accuracy for r in runs if (r.depth, r.treatment) == (depth, name)]
-    return sum(accuracies) / len(accuracies)
-
-
-def _verdict(runs: Sequence[Run], depth: int) -> str:
-    ours, plain, *rivals = (100 * _mean_accuracy(runs, depth, name) for name in (OURS, PLAIN, *RIVALS))
+def _about_mnist1d() -> str:
+    if not signals.HAS_MNIST1D:
+        return "those on mnist1d are left out, as the extra `mnist1d` is not installed."
     return (
-        f"{depth} hidden layers: {OURS} {ours:.1f} %, that is {ours - plain:+.1f} points against plain and "
+        "mnist1d as its package makes it, 4000 signals of 40 samples and 1000 to test. Each pixel or sample "
+        f"is an input, and its value a current that is constant for {digits.STEPS} steps."
+    )
+
+
+def _mean_accuracy(runs: Sequence[Run], column: Column, name: str) -> float:
+    accuracies = [r.accuracy for r in runs if (r.column, r.treatment) == (column, name)]
+    return 100 * sum(accuracies) / len(accuracies)
+
+
+def _verdict(runs: Sequence[Run], column: Column) -> str:
+    ours, plain, *rivals = (_mean_accuracy(runs, column, name) for name in (OURS, PLAIN, *RIVALS))
+    return (
+        f"{column.head}: {OURS} {ours:.1f} %, that is {ours - plain:+.1f} points against plain and "
         f"{ours - max(rivals):+.1f} against the better of the two rivals."
     )
 
 
-def _table(runs: Sequence[Run], columns: Sequence[tuple[int, int]]) -> Table:
+def _table(runs: Sequence[Run], columns: Sequence[Column]) -> Table:
     rows = []
     for name in TREATMENTS:
         cells = []
-        for depth, epochs in columns:
-            same = [r for r in runs if (r.depth, r.treatment, r.epochs) == (depth, name, epochs)]
+        for column in columns:
+            same = [r for r in runs if (r.column, r.treatment) == (column, name)]
             accuracy = mean_and_spread((100 * r.accuracy for r in same), ".1f")
             silent = sum(r.silent for r in same) / len(same)
             cells.append(f"{accuracy} % ({silent:.0%})")
         rows.append([name, *cells])
-    heads = [f"{depth} hidden, {epochs} epochs" for depth, epochs in columns]
-    return Table(["accuracy (silent neurons)", *heads], rows)
+    return Table(["accuracy (silent neurons)", *(column.head for column in columns)], rows)
 
 
-def _draw(figure: Figure, runs: Sequence[Run], depths: Sequence[int]) -> None:
-    axes = figure.subplots()
-    for number, name in enumerate(TREATMENTS):
-        colour = f"C{number % 10}" if number < 10 else ("black", "tan")[number - 10]
-        shift = 0.08 * (number - (len(TREATMENTS) - 1) / 2)
-        same = [r for r in runs if r.treatment == name]
-        axes.plot(
-            [r.depth + shift for r in same], [100 * r.accuracy for r in same], ".", color=colour, alpha=0.6
-        )
-        means = [100 * _mean_accuracy(runs, depth, name) for depth in depths]
-        axes.plot([depth + shift for depth in depths], means, color=colour, label=name)
-    axes.axhline(100 / CLASSES, color="black", linestyle=":", linewidth=1, label="chance")
-    axes.set(xlabel="hidden layers", ylabel="test accuracy [%]", ylim=(0, 102), xticks=depths)
-    axes.set_title("Accuracy: each seed, and the mean")
-    figure.legend(loc="outside right center", fontsize=8)
+def _draw(figure: Figure, runs: Sequence[Run], columns: Sequence[Column]) -> None:
+    shortest = min(column.epochs for column in columns)
+    panels = figure.subplots(1, len(DATA), sharey=True, squeeze=False)
+    for axes, data in zip(panels.flat, DATA, strict=True):
+        drawn = [column for column in columns if (column.data, column.epochs) == (data, shortest)]
+        for number, name in enumerate(TREATMENTS):
+            colour = f"C{number % 10}" if number < 10 else ("black", "tan")[number - 10]
+            shift = 0.08 * (number - (len(TREATMENTS) - 1) / 2)
+            same = [r for r in runs if r.treatment == name and r.column in drawn]
+            depths = [r.column.depth + shift for r in same]
+            axes.plot(depths, [100 * r.accuracy for r in same], ".", color=colour, alpha=0.6)
+            means = [_mean_accuracy(runs, column, name) for column in drawn]
+            axes.plot([column.depth + shift for column in drawn], means, color=colour, label=name)
+        axes.axhline(100 / CLASSES, color="black", linestyle=":", linewidth=1, label="chance")
+        axes.set(xlabel="hidden layers", ylim=(0, 102), xticks=[column.depth for column in drawn])
+        axes.set_title(f"{data}, {shortest} epochs: each seed, and the mean", fontsize=10)
+    figure.supylabel("test accuracy [%]", fontsize=10)
+    figure.legend(*panels[0, 0].get_legend_handles_labels(), loc="outside right center", fontsize=8)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import digits
 import snntorch.functional as SF  # noqa: N812
 import torch
-from digits import TARGET
+from digits import TARGET, starts
 from inferno import learn
 from matplotlib.figure import Figure
 from report import Finding, Table, each, mean_and_spread
@@ -26,29 +26,7 @@ NETS = {"6 dense layers": functools.partial(digits.dense, 6, 100), "4 convolutio
 Regulate = Callable[[list[Tensor]], int | None]  # sees the rates of a round; how often it ran the net itself
 
 
-@torch.no_grad()
-def silence(net: nn.Sequential) -> None:
-    """A tenth of the default weights, no bias."""
-    for layer in digits.layers_of(net):
-        layer.weight.mul_(0.1)
-        layer.bias.zero_()
-
-
-@torch.no_grad()
-def saturate(net: nn.Sequential) -> None:
-    """Weights shifted up, by three thresholds for all inputs together."""
-    for layer in digits.layers_of(net):
-        layer.weight.add_(3 / layer.weight[0].numel())
-
-
-@torch.no_grad()
-def bias_to_threshold(net: nn.Sequential) -> None:
-    """Neurons that fire at every step without any input."""
-    for layer in digits.layers_of(net):
-        layer.bias.fill_(1.0)
-
-
-STARTS = {"silent": silence, "saturated": saturate, "bias 1": bias_to_threshold}
+STARTS = {"silent": starts.silent, "saturated": starts.saturated, "bias 1": starts.bias_to_threshold}
 DENSE, CONVOLUTIONAL = NETS
 SCENES = [
     (DENSE, "silent"),
@@ -61,13 +39,13 @@ SCENES = [
 
 def two_lines(net: nn.Sequential, param: str) -> Regulate:
     """This package with its defaults: the target is the only number."""
-    homeostasis = LinearHomeostasis(target=TARGET, param=param).attach(net)
+    homeostasis = digits.two_lines(net, param=param)
     return lambda rates: homeostasis.step()
 
 
 def calibrated(net: nn.Sequential, param: str) -> Regulate:
     """`calibrate` in the first round, and nothing after it."""
-    homeostasis = LinearHomeostasis(target=TARGET, param=param).attach(net)
+    homeostasis = digits.two_lines(net, param=param)
     images = [digits.load().train_x[:SAMPLES]]
 
     def regulate(rates: list[Tensor]) -> int:
@@ -111,26 +89,22 @@ def infernos(net: nn.Sequential, param: str) -> Regulate:
     return regulate
 
 
-def by_gradient(net: nn.Sequential, loss: Callable[[Tensor], Tensor]) -> Regulate:
+def by_gradient(net: nn.Sequential, loss: Callable[[list[Tensor]], Tensor]) -> Regulate:
     """A loss on the rates of all layers, by backpropagation and Adam."""
     optimizer = torch.optim.Adam(net.parameters(), lr=LEARNING_RATE)
 
     def regulate(rates: list[Tensor]) -> None:
         optimizer.zero_grad()
-        sum(map(loss, rates)).backward()
+        loss(rates).backward()
         optimizer.step()
 
     return regulate
 
 
-def rate_loss(rates: Tensor) -> Tensor:
-    """The squared relative error of each neuron's mean rate."""
-    return ((rates.mean(0) / TARGET - 1) ** 2).mean()
-
-
-def sparsity_loss(rates: Tensor) -> Tensor:
+def sparsity_loss(rates: list[Tensor]) -> Tensor:
     """snntorch's penalty on the number of spikes."""
-    return SF.l1_rate_sparsity(SPARSITY)(rates * digits.STEPS)
+    penalty = SF.l1_rate_sparsity(SPARSITY)
+    return sum(penalty(rate * digits.STEPS) for rate in rates)
 
 
 ESTIMATORS = {
@@ -149,7 +123,7 @@ RULES: dict[str, Callable[[nn.Sequential], Regulate]] = {
         for name, estimator in ESTIMATORS.items()
     },
     **{f"inferno, {param}": functools.partial(infernos, param=param) for param in PLASTICITY},
-    "rate-target loss": functools.partial(by_gradient, loss=rate_loss),
+    "rate-target loss": functools.partial(by_gradient, loss=digits.rate_loss),
     "l1_rate_sparsity": functools.partial(by_gradient, loss=sparsity_loss),
 }
 
@@ -210,7 +184,7 @@ def live(scene: tuple[str, str], rule: str, seed: int, rounds: int) -> Run:
     torch.manual_seed(seed)
     (name, start), data = scene, digits.load()
     net = NETS[name]()
-    STARTS[start](net)
+    STARTS[start](net, data.train_x)
     regulate = RULES[rule](net)
     rates, extra = [], 0
     with torch.set_grad_enabled(RULES[rule].func is by_gradient):

@@ -12,10 +12,12 @@ for module in ("sklearn", "matplotlib", "tqdm", "inferno"):
 
 import brian  # noqa: E402
 import carlsim  # noqa: E402
-import depth  # noqa: E402
 import digits  # noqa: E402
 import network  # noqa: E402
 import poisson  # noqa: E402
+import recurrent  # noqa: E402
+import signals  # noqa: E402
+from digits import starts  # noqa: E402
 from inferno.neural.modeling import Accumulator  # noqa: E402
 from report import Table, mean_and_spread  # noqa: E402
 
@@ -24,9 +26,10 @@ from report import Table, mean_and_spread  # noqa: E402
 def test_all_experiments_run_in_short_mode(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["stabilisation", "--quick", "--output", str(tmp_path)])
     runpy.run_path(str(Path(__file__).parent), run_name="__main__")
-    for name in "abcd":
+    for name in "abcde":
         assert (tmp_path / f"{name}.md").read_text().startswith(f"# {name}. ")
         assert (tmp_path / f"{name}.png").stat().st_size > 0
+    assert ("mnist1d are left out" in (tmp_path / "d.md").read_text()) != signals.HAS_MNIST1D
 
 
 @pytest.mark.parametrize("start", carlsim.STARTS)
@@ -44,9 +47,9 @@ def test_a_disturbed_neuron_returns_and_an_unregulated_one_does_not():
 
 @pytest.mark.parametrize("start", ["silent", "saturated"])
 def test_a_network_starts_far_from_its_target(start):
-    net = network.NETS["6 dense layers"]()
-    network.STARTS[start](net)
-    rates = [rate.mean().item() for rate in digits.judged(net, digits.load().test_x)]
+    data, net = digits.load(), network.NETS["6 dense layers"]()
+    network.STARTS[start](net, data.train_x)
+    rates = [rate.mean().item() for rate in digits.judged(net, data.test_x)]
     assert max(rates) == 0 if start == "silent" else min(rates) > 0.5
 
 
@@ -84,13 +87,39 @@ def test_a_course_is_read_rightly():
 
 def test_initialisations_do_what_they_say():
     data, net = digits.load(), digits.dense(2, 100, 10)
-    depth.fluctuating(net, data)
+    starts.fluctuating(net, data.train_x)
     membranes = []
     handle = digits.neurons_of(net)[0].register_forward_pre_hook(lambda _, args: membranes.append(args[0]))
     digits.judged(net, data.train_x)
     handle.remove()
     rest = membranes[0] / (1 - digits.BETA)  # where a constant current would take the membrane
     assert rest.std().item() == pytest.approx(1.0, rel=0.1)
+
+
+@pytest.mark.skipif(not signals.HAS_MNIST1D, reason="the extra `mnist1d` is not installed")
+def test_signals_are_centred_and_have_all_labels_in_both_parts():
+    data = signals.load()
+    assert data.train_x.shape == (4000, 40)
+    assert data.test_x.shape == (1000, 40)
+    whole = torch.cat([data.train_x, data.test_x])
+    assert (whole.mean().item(), whole.std().item()) == pytest.approx((0, 1), abs=1e-3)
+    assert set(data.train_y.tolist()) == set(data.test_y.tolist()) == set(range(10))
+
+
+def test_a_rate_loss_is_the_squared_relative_error():
+    rates = [torch.tensor([[0.1, 0.0], [0.2, 0.1]]), torch.tensor([[0.05], [0.15]])]
+    first, second = [(0.15 / 0.1 - 1) ** 2, (0.05 / 0.1 - 1) ** 2], [0.0]
+    assert digits.rate_loss(rates, 0.1).item() == pytest.approx(sum(first) / 2 + sum(second), abs=1e-6)
+
+
+def test_a_recurrent_net_starts_far_from_5_percent_and_calibrated_near_it():
+    plain, calibrated = (recurrent.live(name, seed=0, epochs=0) for name in ("plain", "calibrated"))
+    assert calibrated.error < 0.1 < 0.5 < plain.error
+
+
+def test_the_farthest_layer_counts():
+    run = recurrent.Run("plain", accuracy=1.0, rates=torch.tensor([0.06, 0.02, 0.05]), silent=0.0)
+    assert run.error == pytest.approx(0.6)
 
 
 def test_the_sliding_rate_counts_a_window():
