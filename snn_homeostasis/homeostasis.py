@@ -258,6 +258,10 @@ class Homeostasis(Registration, Reports, Calibrating, Rule, nn.Module):
         self._stepping: Step | None = None  # the step that `forward` and `update` are parts of
         super()._tie()
 
+    def _all_processes(self) -> Processes:
+        self._groups.look_around(self._units.values())
+        return self._groups.of(self._units.values())
+
     def _rate_of(self, unit: Unit) -> Tensor:
         return unit.mean_rate(shared=self._groups.of(self._units.values()).group is not None)
 

@@ -1,6 +1,7 @@
 """Calibration: every cell at its target, by closed forms, loops in float64, and counts on unseen images."""
 
 import copy
+import gc
 import itertools
 import warnings
 
@@ -528,3 +529,45 @@ def test_a_weight_that_drives_another_neuron_is_not_scaled(images):
         report = attached(net).calibrate(images[0], num_steps=STEPS, progress=False)
     assert torch.equal(net[3].weight, weight)
     assert report.is_on_target, report
+
+
+def test_a_free_membrane_in_float64_is_finite(images):
+    net = nn.Sequential(nn.Linear(64, 64), leaky(), Double(), nn.Linear(64, 8), leaky()).double()
+    x = images[0].flatten(1).double()
+    report = attached(net).calibrate(x, num_steps=STEPS, scale=1.0, progress=False)
+    assert report["1"].free_std == pytest.approx(1.0, rel=0.1)
+    assert report.is_on_target, report
+
+
+class Double(nn.Identity):
+    """Brings spikes, which are float32, to the dtype of the next layer."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.double()
+
+
+def test_the_spread_of_membranes_is_that_of_all_batches_together(images):
+    x = images[0].flatten(1)
+    x = x[x.mean(1).argsort()]  # batches differ in their means
+    stds = []
+    for inputs in (x, list(x.split(64))):
+        torch.manual_seed(0)
+        net = nn.Sequential(nn.Linear(64, 64), leaky())
+        report = attached(net).calibrate(inputs, num_steps=STEPS, scale=None, progress=False)
+        stds.append(report["1"].free_std)
+    assert stds[0] == pytest.approx(stds[1], rel=1e-5)
+
+
+def test_no_recording_is_kept_while_the_next_is_made(images):
+    net, alive = dense(2), []
+    silence(net)
+
+    def run(x: Tensor) -> None:
+        gc.collect()
+        alive.append(sum(type(each) is Tensor and each.shape == (256, 64) for each in gc.get_objects()))
+        for _ in range(STEPS):
+            net(x)
+
+    report = attached(net).calibrate(images[0], run=run, progress=False)
+    assert report.forwards == len(alive) == 6  # two of them after weights were scaled
+    assert max(alive) < STEPS

@@ -5,23 +5,40 @@ from __future__ import annotations
 import contextlib
 import copy
 import functools
-import inspect
 import io
 import os
 import re
 import time
-import traceback
 import warnings
 from collections.abc import Callable, Iterator
 from datetime import timedelta
-from pathlib import Path
 from unittest import mock
 
 import pytest
-import snntorch as snn
 import torch
 import torch.distributed as dist
-import torch.multiprocessing
+from processes import (
+    FEATURES,
+    SIZE,
+    SYNC,
+    Double,
+    Net,
+    Reports,
+    Scenarios,
+    batch_of,
+    collectives,
+    conv,
+    ddp,
+    dense,
+    leaky,
+    require_close,
+    require_replicas,
+    require_untouched,
+    shard,
+    snapshot,
+    start_group,
+    started,
+)
 from torch import Tensor, nn
 from torch.distributed.algorithms.join import Join
 from torch.nn.parallel import DistributedDataParallel
@@ -50,177 +67,26 @@ from snn_homeostasis import (
 
 pytestmark = pytest.mark.skipif(not dist.is_available(), reason="torch was built without distributed")
 
-SIZE, STEPS, FEATURES = 2, 4, 6
-WAIT = timedelta(seconds=60)  # how long a collective waits for the other process
-DEADLINE = 150  # seconds for one scenario; more than two waits, of which the second sees the first fail
-SCENARIOS: dict[str, Callable[[int], None]] = {}
-STORE: list[dist.Store] = []
-
-
-def scenario(*cases: tuple) -> Callable:
-    """Registers a function of the rank, and further arguments, as a test in every process."""
-
-    def register(function: Callable) -> Callable:
-        for case in cases or [()]:
-            name = "-".join([function.__name__, *(str(each) for each in case)])
-            SCENARIOS[name] = functools.partial(function, *case)
-        return function
-
-    return register
-
-
-# --- the processes ---------------------------------------------------------------------------
-
-
-def start_group(rank: int, name: str, store: dist.Store = None) -> None:
-    """Makes the default process group; later ones take the store of the first."""
-    STORE[:] = [store or STORE[0]]
-    own = dist.PrefixStore(name, STORE[0])
-    dist.init_process_group("gloo", store=own, rank=rank, world_size=SIZE, timeout=WAIT)
-
-
-def in_process(rank: int, folder: str) -> None:
-    torch.set_num_threads(1)
-    torch.set_grad_enabled(False)  # only `train` runs a backward
-    warnings.simplefilter("error")
-    # torch warns of its own code when it traces
-    warnings.filterwarnings("ignore", ".*Function.*should not be instantiated", DeprecationWarning)
-    warnings.filterwarnings("ignore", "The .grad attribute of a Tensor", UserWarning)
-    store = dist.FileStore(f"{folder}/store", SIZE)
-    for number, run in enumerate(SCENARIOS.values()):
-        torch.manual_seed(0)
-        report = "passed"
-        try:
-            start_group(rank, f"scenario {number}", store)
-            run(rank)
-        except BaseException:
-            report = traceback.format_exc()
-        partial = Path(folder, f"{number}.{rank}.partial")
-        partial.write_text(report)
-        partial.rename(partial.with_suffix(""))  # a report is there as a whole, or not at all
-        # no process starts the next scenario before all have ended this one; in the last, one dies
-        if number + 1 < len(SCENARIOS):
-            store.set(f"{number}.{rank}", "done")
-            store.wait([f"{number}.{each}" for each in range(SIZE)], 2 * WAIT)
-        if dist.is_initialized():
-            dist.destroy_process_group()
+scenario = Scenarios()
 
 
 @pytest.fixture(scope="module")
 def reports(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reports]:
-    folder = tmp_path_factory.mktemp("distributed")
-    context = torch.multiprocessing.get_context("spawn")
-    processes = [context.Process(target=in_process, args=(rank, str(folder))) for rank in range(SIZE)]
-    for process in processes:
-        process.start()
-    yield Reports(folder, processes)
-    for process in processes:
-        process.kill()
-        process.join()
-
-
-class Reports:
-    """The reports of the processes, which run the scenarios while the tests wait for each in turn."""
-
-    def __init__(self, folder: Path, processes: list) -> None:
-        self.folder, self.processes = folder, processes
-
-    def of(self, number: int, rank: int) -> str:
-        """Waits for the report of one process; the deadline starts when the test asks."""
-        report, end = self.folder / f"{number}.{rank}", time.monotonic() + DEADLINE
-        while not report.exists():
-            if not self.processes[rank].is_alive():
-                return report.read_text() if report.exists() else "the process has ended"
-            if time.monotonic() > end:
-                return f"its deadline of {DEADLINE} s has passed"
-            time.sleep(0.02)
-        return report.read_text()
+    with started(__name__, tmp_path_factory.mktemp("distributed")) as running:
+        yield running
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "name" in metafunc.fixturenames:
-        metafunc.parametrize("name", SCENARIOS)
+        metafunc.parametrize("name", scenario)
 
 
 def test_scenario_passes_in_every_process(reports: Reports, name: str) -> None:
-    number = list(SCENARIOS).index(name)
+    number = list(scenario).index(name)
     for rank in range(SIZE):
         dies = (name, rank) == ("a_process_that_dies", 1)
         report = reports.of(number, rank)
         assert report == ("the process has ended" if dies else "passed"), f"process {rank}: {report}"
-
-
-# --- models and data -------------------------------------------------------------------------
-
-
-class Double(nn.Identity):
-    """Spikes are float32 whatever the dtype of the model."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x.double()
-
-
-class Net(nn.Module):
-    """Loops over time inside; in float64, so that no spike depends on rounding."""
-
-    def __init__(self, *layers: nn.Module) -> None:
-        super().__init__()
-        self.layers = nn.Sequential(*layers).double()
-
-    def forward(self, x: Tensor) -> Tensor:
-        for neuron in self.layers:
-            if isinstance(neuron, snn.Leaky):
-                neuron.reset_mem()
-        return sum(self.layers(step) for step in x.unbind(1))
-
-
-def leaky() -> snn.Leaky:
-    return snn.Leaky(beta=0.9, init_hidden=True)
-
-
-def dense() -> Net:
-    torch.manual_seed(1)
-    return Net(nn.Linear(FEATURES, 8), leaky(), Double(), nn.Linear(8, 3), leaky(), Double())
-
-
-def conv() -> Net:
-    torch.manual_seed(1)
-    front = nn.Unflatten(1, (1, FEATURES)), nn.Conv1d(1, 4, 3), leaky(), Double()
-    return Net(*front, nn.Flatten(), nn.Linear(16, 3), leaky(), Double())
-
-
-NETS = {"dense": dense, "conv": conv}
-
-
-def batch_of(*sizes: int, seed: int) -> list[Tensor]:
-    """Inputs ``[B, T, features]`` of every process."""
-    generator = torch.Generator().manual_seed(seed)
-    x = 3 * torch.rand(sum(sizes), STEPS, FEATURES, generator=generator, dtype=torch.float64)
-    return list(x.split(sizes))
-
-
-SYNC = "broadcast_buffers"
-if "forward_sync_buffers" in inspect.signature(DistributedDataParallel).parameters:
-    SYNC = "forward_sync_buffers"
-
-
-def ddp(net: nn.Module, sync: bool = False, **kwargs) -> DistributedDataParallel:
-    return DistributedDataParallel(net, **{SYNC: sync}, **kwargs)
-
-
-def require_replicas(net: nn.Module) -> None:
-    """Checks that the parameters of all processes are equal to the bit."""
-    mine = torch.cat([param.detach().flatten() for param in net.parameters()])
-    everyone = [torch.empty_like(mine) for _ in range(SIZE)]
-    dist.all_gather(everyone, mine)
-    assert all(torch.equal(mine, other) for other in everyone)
-
-
-def require_close(net: nn.Module, reference: nn.Module) -> None:
-    for (name, mine), wanted in zip(net.named_parameters(), reference.parameters(), strict=True):
-        value = mine.full_tensor() if hasattr(mine, "full_tensor") else mine
-        error = (value - wanted).abs().max().item()
-        assert error < 1e-6, f"{name}: {error}"
 
 
 @torch.enable_grad()
@@ -233,6 +99,7 @@ def train(net: nn.Module, x: Tensor, total: int, parts: int, optimizer: torch.op
 
 # --- equal to one process --------------------------------------------------------------------
 
+NETS = {"dense": dense, "conv": conv}
 EPOCHS = {"even": (4, 4), "uneven": (5, 2), "empty": (0, 3)}
 RATES = {
     "cumulative": CumulativeRate,
@@ -378,21 +245,6 @@ def parts_of_several_shapes_share_a_slot(rank: int) -> None:
 
 
 # --- one all-reduce --------------------------------------------------------------------------
-
-
-def collectives(run: Callable[[], object]) -> list[str]:
-    """The names of the collectives that a call makes."""
-    names = ["all_reduce", "all_gather", "all_gather_object", "broadcast", "reduce_scatter", "barrier"]
-    calls: list[str] = []
-
-    def counted(name: str, function: Callable) -> Callable:
-        return lambda *args, **kwargs: (calls.append(name), function(*args, **kwargs))[1]
-
-    with contextlib.ExitStack() as stack:
-        for name in names:
-            stack.enter_context(mock.patch.object(dist, name, counted(name, getattr(dist, name))))
-        run()
-    return calls
 
 
 @scenario()
@@ -554,10 +406,6 @@ def a_reduction_without_a_sum_is_refused(rank: int) -> None:
 # --- errors in one process --------------------------------------------------------------------
 
 
-def require_untouched(net: nn.Module, before: dict[str, Tensor]) -> None:
-    assert all(torch.equal(value, before[name]) for name, value in net.named_parameters())
-
-
 def go_on(net: Net, homeostasis: LinearHomeostasis, rank: int) -> None:
     """Checks that after an error the next iteration works, equally in all processes."""
     before = snapshot(net)
@@ -566,10 +414,6 @@ def go_on(net: Net, homeostasis: LinearHomeostasis, rank: int) -> None:
     homeostasis.step()
     assert not torch.equal(net.layers[0].weight, before["layers.0.weight"])
     require_replicas(net)
-
-
-def snapshot(net: nn.Module) -> dict[str, Tensor]:
-    return {name: value.detach().clone() for name, value in net.named_parameters()}
 
 
 @scenario(("first",), ("later",))
@@ -623,7 +467,7 @@ def an_error_in_the_rule_of_one(rank: int) -> None:
     net(batch_of(4, 4, seed=1)[rank])
     before = snapshot(net)
     kind = ValueError if rank == 1 else ProcessMismatchError
-    said = "lost" if rank == 1 else "process 1 raised before the update: ValueError: lost"
+    said = "lost" if rank == 1 else "process 1 raised: ValueError: lost"
     failing = mock.patch.object(homeostasis, "drive", side_effect=ValueError("lost"))
     with failing if rank == 1 else contextlib.nullcontext(), pytest.raises(kind, match=said):
         homeostasis.step()
@@ -934,7 +778,7 @@ def an_argument_that_cannot_work_in_one(rank: int) -> None:
         net(batch_of(4, 4, seed=1)[rank])
         before = snapshot(net)
         homeostasis(**wrong if rank == 1 else {})
-        with pytest.raises(ArgumentError, match="Found" if rank else "process 1 raised before the update"):
+        with pytest.raises(ArgumentError, match="Found" if rank else "process 1 raised: "):
             homeostasis.update()
         require_untouched(net, before)
         go_on(net, homeostasis, rank)
@@ -1150,22 +994,6 @@ class Halves(nn.Identity):
 def halves() -> Net:
     torch.manual_seed(1)
     return Net(nn.Linear(FEATURES, 7), leaky(), Halves(), nn.Linear(7, 3), leaky()).bfloat16()
-
-
-def shard(net: Net, *, inner: bool = False, dim: int = 0) -> Net:
-    """Calls `fully_shard`: the pieces of a parameter are uneven, and some are empty."""
-    from torch.distributed.device_mesh import init_device_mesh
-    from torch.distributed.fsdp import fully_shard
-    from torch.distributed.tensor import Shard
-
-    mesh = init_device_mesh("cpu", (SIZE,))
-    place = functools.partial(fully_shard, mesh=mesh)
-    if dim:
-        place = functools.partial(place, shard_placement_fn=lambda param: Shard(min(dim, param.ndim - 1)))
-    for layer in net.layers if inner else ():
-        if any(True for _ in layer.parameters(recurse=False)):
-            place(layer)
-    return place(net)
 
 
 def require_shards_close(net: nn.Module, reference: nn.Module) -> None:

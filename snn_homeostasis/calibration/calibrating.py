@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from ..cells import Unit, require_ready, select
+from ..distributed import Processes
 from ..errors import ArgumentError, require
 from .changing import Ledger
 from .choosing import populations_of
@@ -40,6 +41,10 @@ class Calibrating(ABC):
     def clear(self) -> None:
         """Forgets the rate estimates and what waits in the slots."""
 
+    @abstractmethod
+    def _all_processes(self) -> Processes:
+        """The processes that train the model, if only a wrapper around it tells, which has not run yet."""
+
     @torch.inference_mode(False)
     @torch.no_grad()
     def calibrate(
@@ -64,10 +69,21 @@ class Calibrating(ABC):
         are silent on the next ten. Parameters change in place; all else is left as it was, with
         membranes reset, and with estimates and slots cleared. After an error, parameters are as before.
 
+        Several processes that train one model calibrate it together: each brings inputs of its own,
+        equally many batches, if only empty ones, and what comes out is what one process makes of all
+        of them. Norms in training mode see the batch of their process, as in training. What fails in
+        one process is raised in all.
+
+        A recording takes as much memory as all inputs of one neuron over a sequence, 4 · T · B · N
+        bytes in float32, and is the largest thing that is kept; a recurrent or circular model needs one
+        of each neuron. A batch is never split, since only the model knows which dimension its samples
+        lie along, and its norms may need them together; a loader gives smaller batches to the model.
+
         Args:
             inputs: a batch for the model, a tuple of its arguments, a dict of them by name, or a
-                loader of batches, of which some are taken until there are 512 samples. Of the lists
-                and tuples of a loader the first item counts, as labels follow.
+                loader of batches, of which some are taken until there are 512 samples, counted over
+                all processes. Of the lists and tuples of a loader the first item counts, as labels
+                follow.
             num_steps: calls of the model on each batch, for a model that takes one time step; None
                 for a model that runs a whole sequence in one call.
             run: runs one batch, as ``inputs`` gives it, as one sequence; in place of ``num_steps``.
@@ -78,12 +94,14 @@ class Calibrating(ABC):
             gradients: set the slope of each surrogate that has one, so that gradients reach the
                 first layer. Neurons keep their family of surrogates. With ``scale=1.0`` nets of
                 twelve layers learn, which rates alone do not bring about.
-            progress: show a bar, where tqdm is installed.
+            progress: show a bar, where tqdm is installed; the first process shows it.
 
         Raises:
             ArgumentError: for an argument that cannot work, a cell without a target, or none at all,
-                or where several processes train the model.
+                or parameters that `fully_shard` has spread.
             NonFiniteError: if NaN or infinity reaches a neuron.
+            ProcessMismatchError: if processes that train one model differ in their cells, arguments,
+                or numbers of batches.
 
         >>> import snntorch as snn, torch
         >>> from snn_homeostasis import LinearHomeostasis
@@ -93,22 +111,25 @@ class Calibrating(ABC):
         >>> report.forwards, round(report["1"].after, 3)
         (3, 0.1)
         """
-        start, units = time.perf_counter(), select(self.units, None)
-        _require_scale(scale)
-        _require_one_process(units)
-        _require_targets(units)
-        require_ready(units)
-        model = _only_model(units)
-        played = runner(model, num_steps, run)
-        device = units[0].slot.reference.tensor.device
-        ledger, populations = Ledger(), populations_of(units, relative=self.relative)
-        with self.pause(), ledger.undone_on_error(), progressing(len(populations), progress) as advance:
-            present = Presentation(_modules_of(model, units), played)
-            settling = Settling(populations, present, ledger, scale=scale, gradients=gradients)
-            settling.run(batches_of(inputs, run is not None, device), advance)
+        start, ledger, processes = time.perf_counter(), Ledger(), self._all_processes()
+        call = f"calibrate(num_steps={num_steps}, scale={scale!r}, gradients={gradients})"
+        with self.pause(), ledger.undone_on_error(), processes.together(call, self.units.values()):
+            units = select(self.units, None)
+            _require_scale(scale)
+            _require_targets(units)
+            _require_whole(units)
+            require_ready(units)
+            model = _only_model(units)
+            present = Presentation(_modules_of(model, units), runner(model, num_steps, run))
+            populations = populations_of(units, processes, relative=self.relative)
+            settling = Settling(populations, present, processes, ledger, scale=scale, gradients=gradients)
+            device = units[0].slot.reference.tensor.device
+            with progressing(len(populations), progress and processes.rank == 0) as advance:
+                settling.run(batches_of(inputs, run is not None, device), advance)
             present.reset()
+            report = report_of(settling, time.perf_counter() - start)
         self.clear()
-        return report_of(settling, time.perf_counter() - start)
+        return report
 
 
 def _only_model(units: Iterable[Unit]) -> nn.Module | None:
@@ -139,10 +160,10 @@ def _require_targets(units: Iterable[Unit]) -> None:
             unit.target_for(torch.zeros(()), None)  # raises
 
 
-def _require_one_process(units: Iterable[Unit]) -> None:
-    if any(unit.slot.shared for unit in units):
+def _require_whole(units: Iterable[Unit]) -> None:
+    if any(unit.slot.sharded for unit in units):
         raise ArgumentError(
-            "`calibrate` should be called where one process trains the model. Found several. Calibrate "
-            "before you wrap the model with DistributedDataParallel, which then copies the parameters of "
-            "process 0 to all."
+            "`calibrate` should be called while each process has whole parameters. Found pieces of them, "
+            "as `fully_shard` makes. Before `fully_shard`, attach with `process_group=torch.distributed."
+            "group.WORLD`, calibrate and `remove()`; attach again after it."
         )

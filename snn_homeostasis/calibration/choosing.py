@@ -6,6 +6,7 @@ from torch import nn
 
 from ..cells import Unit
 from ..delays import DelayedLayer
+from ..distributed import Processes
 from ..layers import inner_layers, is_distributed
 from .populations import Population, is_inside
 
@@ -22,12 +23,12 @@ SPREAD = "its parameter is spread over processes"
 ORDER = ("bias", "threshold", "weight")  # where cells of one neuron regulate different parameters
 
 
-def populations_of(units: Sequence[Unit], *, relative: bool) -> list[Population]:
+def populations_of(units: Sequence[Unit], processes: Processes, *, relative: bool) -> list[Population]:
     """Groups units by their neuron, and says which of them take no shift, and why."""
     by_neuron: dict[nn.Module, list[Unit]] = {}
     for unit in units:
         by_neuron.setdefault(unit.hook.module, []).append(unit)
-    populations = [Population(neuron, each, relative) for neuron, each in by_neuron.items()]
+    populations = [Population(neuron, each, relative, processes) for neuron, each in by_neuron.items()]
     for population in populations:
         elsewhere = [unit for unit in units if unit.hook.module is not population.neuron]
         references = [each for unit in elsewhere for each in unit.connection.references.values()]

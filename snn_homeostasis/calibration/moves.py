@@ -36,7 +36,7 @@ def is_faithful(population: Population, replay: Replay) -> bool:
             "infinity. Look at `inputs`, and at the weights of the layers before it."
         )
     played = replay.rates(torch.zeros(replay.rows.count, device=replay.rows.index.device))
-    if float((played - replay.recorded).abs().mean()) > 1e-4:
+    if float(replay.rows.mean((played - replay.recorded).abs()).mean()) > 1e-4:
         population.leave_alone(UNFAITHFUL)
     return bool(population.drivers)
 

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from ..cells import Unit
+from ..distributed import Processes
 from ..layers import inner_layers
 
 __all__ = ["Population", "Rows", "is_inside"]
@@ -20,17 +21,24 @@ class Rows:
     Args:
         index: ``[*N]``, the row of each neuron.
         count: the number of rows.
+        processes: have samples each.
     """
 
     index: Tensor
     count: int
+    processes: Processes
 
     def mean(self, x: Tensor) -> Tensor:
-        """Averages data ``[B, *N]`` over the samples and the neurons of each row: ``[count]``."""
-        flat = x.double().mean(0).flatten()
-        index = self.index.flatten()
-        total = torch.zeros(self.count, dtype=flat.dtype, device=flat.device).index_add_(0, index, flat)
-        return total / torch.bincount(index, minlength=self.count).clamp_min(1)
+        """Averages data ``[B, *N]`` over all samples and the neurons of each row: ``[count]``.
+
+        The samples are those of all processes, which get the same mean to the bit. What they do next
+        depends on such means alone, so that all of them do the same.
+        """
+        flat, index = x.double().sum(0).flatten(), self.index.flatten()
+        total = torch.zeros(self.count + 1, dtype=flat.dtype, device=flat.device).index_add_(0, index, flat)
+        total[-1] = len(x)
+        total = self.processes.sum("the mean of rows", total)
+        return total[:-1] / total[-1] / torch.bincount(index, minlength=self.count).clamp_min(1)
 
     def spread(self, rows: Tensor) -> Tensor:
         """Gives each neuron the value of its row: ``[count]`` to ``[*N]``."""
@@ -45,10 +53,11 @@ class Population:
         neuron: the user's neuron.
         units: all of its units.
         is_relative: whether a shift is a share of the size of each entry, as in synaptic scaling.
+        processes: those that train the model.
         others: the ids of parameters in the layers of other neurons.
         left_alone: the reason for each unit, by name, that takes no part of the shift.
         rates: ``[B, *N]`` before and after, as counted.
-        steps: in one sequence.
+        presented: the steps of all samples together.
         predicted: the distance to the target that each row is to have after the last shift.
         is_reached: for each row, whether a shift can bring it to the target.
         shifts: the mean of what was added to the parameter of each unit, by name.
@@ -61,10 +70,11 @@ class Population:
     neuron: nn.Module
     units: list[Unit]
     is_relative: bool = False
+    processes: Processes = field(default_factory=Processes)
     others: set[int] = field(default_factory=set)
     left_alone: dict[str, str] = field(default_factory=dict)
     rates: list[Tensor] = field(default_factory=list)
-    steps: int = 0
+    presented: float = 0.0
     predicted: Tensor | None = None
     is_reached: Tensor | None = None
     shifts: dict[str, float] = field(default_factory=dict)
@@ -95,7 +105,7 @@ class Population:
         unit = (self.drivers or self.units)[0]
         device = unit.slot.reference.tensor.device
         if unit.state.population:
-            return Rows(torch.zeros(shape, dtype=torch.int64, device=device), 1)
+            return Rows(torch.zeros(shape, dtype=torch.int64, device=device), 1, self.processes)
         numbers = torch.arange(shape.numel(), device=device).reshape(1, *shape)
         of_row = unit.connection.positions(numbers)[0]  # [rows, L]
         if unit.state.param == "threshold":
@@ -103,7 +113,7 @@ class Population:
             of_row = of_row.reshape(-1, of_row.shape[-1])
         index = torch.empty(shape.numel(), dtype=torch.int64, device=device)
         index[of_row.flatten()] = torch.arange(len(of_row), device=device).repeat_interleave(of_row.shape[1])
-        return Rows(index.reshape(shape), len(of_row))
+        return Rows(index.reshape(shape), len(of_row), self.processes)
 
     def allowed(self, shift: Tensor) -> Tensor:
         """Returns the shift that is taken in place of one; a relative one leaves a tenth of each entry."""

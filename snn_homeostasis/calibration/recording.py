@@ -44,10 +44,11 @@ class Moved:
         return self.value + added.to(self.value.dtype)
 
     def gain(self, shape: torch.Size) -> Tensor:
-        """Returns the mean of the direction, ``[1, *N]`` for neurons of a shape ``[*N]``."""
+        """Returns the mean of the direction, ``[*N]`` for neurons of that shape; 0 without samples."""
         if self.direction is None:
-            return torch.ones(1, *shape, device=self.value.device)
-        return self.direction.reshape(-1, *shape).mean(0, keepdim=True)
+            return torch.ones(shape, device=self.value.device)
+        each = self.direction.reshape(-1, *shape)
+        return each.sum(0) / max(len(each), 1)
 
 
 @dataclass

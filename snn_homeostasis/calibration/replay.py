@@ -86,14 +86,19 @@ class Replay:
             sign = 1.0 if self.layers_inside else -1.0
             device = self.rows.index.device
             return torch.full((self.rows.count,), sign, dtype=torch.float64, device=device)
+        each = [
+            self._gain_on(tape).expand(tape.counter.samples, *self.rows.index.shape) for tape in self.tapes
+        ]
+        return self.rows.mean(torch.cat(each))
+
+    def _gain_on(self, tape: Tape) -> Tensor:
+        """How far the input of each neuron moves with its shift in one sequence, ``[*N]``."""
         shape = self.rows.index.shape
-        total, calls = torch.zeros(1, *shape, device=self.rows.index.device), 0
-        for tape in self.tapes:
-            for argument in tree_flatten([call.arguments for call in tape.calls])[0]:
-                if isinstance(argument, Moved):
-                    total = total + argument.gain(shape)
-            calls += len(tape.calls)
-        return self.rows.mean(total / max(calls, 1))
+        total = torch.zeros(shape, device=self.rows.index.device)
+        for argument in tree_flatten([call.arguments for call in tape.calls])[0]:
+            if isinstance(argument, Moved):
+                total = total + argument.gain(shape)
+        return total / max(len(tape.calls), 1)
 
     def _play(self, tape: Tape, shift: Tensor, live: bool) -> Counter:
         counter = Counter()

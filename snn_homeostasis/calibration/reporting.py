@@ -1,16 +1,17 @@
 """From what was done to the report."""
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..cells import Band, Rate, Unit
+from ..cells import Band, Unit
 from ..monitoring import EVERY_STEP
 from .goals import errors_of, target_of
 from .moves import is_as_predicted
-from .populations import Population, Rows
+from .populations import Population
 from .report import CalibratedCell, CalibrationReport
 from .settling import Settling
 from .shifts import threshold_of
@@ -27,10 +28,10 @@ MANY = 100  # samples
 
 
 def report_of(settling: Settling, seconds: float) -> CalibrationReport:
-    """Reports on all populations."""
+    """Reports on all populations; equal in all processes, of which the slowest tells the time."""
     cells = [cell for population in settling.populations for cell in _cells(population, settling.gradients)]
-    samples = max(len(rate) for population in settling.populations for rate in population.rates)
-    forwards, undo = settling.present.forwards, settling.ledger.undo
+    samples, forwards, undo = settling.samples, settling.present.forwards, settling.ledger.undo
+    seconds = max(settling.processes.of_each("the seconds", seconds))
     return CalibrationReport(tuple(cells), forwards, samples, seconds, _notes_of(settling, samples), undo)
 
 
@@ -74,25 +75,22 @@ def _cells(population: Population, wants_slope: bool) -> list[CalibratedCell]:
 
 def _measured(population: Population, unit: Unit) -> dict[str, Any]:
     before, after = population.rates[0], population.rates[-1]
-    target, each = target_of(population), after.mean(0)
-    rows = population.rows(each.shape)
-    everything = Rows(torch.zeros_like(rows.index), 1)
-    silent, saturated = _share(each == 0), _share(each >= EVERY_STEP)
+    target, rows = target_of(population), population.rows(after.shape[1:])
+    everything = replace(rows, index=torch.zeros_like(rows.index), count=1)
+    numbers = torch.arange(rows.index.numel(), device=rows.index.device)
+    each = replace(rows, index=numbers, count=len(numbers)).mean(after)
+    if isinstance(target, Tensor):
+        target = float(everything.mean(target.expand(after.shape)))
     figures = (
-        unit.in_units(before.mean()),
-        unit.in_units(after.mean()),
+        unit.in_units(everything.mean(before)),
+        unit.in_units(everything.mean(after)),
         errors_of(population, after, everything),
         errors_of(population, after, rows).abs().mean(),
-        silent,
-        saturated,
+        _share(each == 0),
+        _share(each >= EVERY_STEP),
     )
-    named = {"target": _in_units(target, unit.state.dt)}
+    named = {"target": target if unit.state.dt is None else target * (1 / unit.state.dt)}
     return named | dict(zip(MEASURED, map(float, figures), strict=True))
-
-
-def _in_units(target: Rate | Band, dt: float | None) -> float | Band:
-    given = target if dt is None else target * (1 / dt)
-    return float(given.float().mean()) if isinstance(given, Tensor) else given
 
 
 def _share(is_so: Tensor) -> Tensor:
@@ -119,9 +117,8 @@ def _notes(population: Population) -> list[str]:
 
 def _spikes(population: Population) -> float:
     """The spikes that one entry of the parameter sees at the target."""
-    rate = population.rates[-1]
+    rate, target = population.rates[-1], target_of(population)
     rows = population.rows(rate.shape[1:])
-    steps = population.steps * rate.numel() / rows.count
-    target = target_of(population)
     least = (target.low or target.high or 0.0) if isinstance(target, Band) else target
-    return float(torch.as_tensor(least).mean()) * steps
+    spikes = rows.mean(torch.as_tensor(least).to(rate).expand(rate.shape)).mean()
+    return float(spikes) * population.presented * rows.index.numel() / rows.count

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from ..discovery import keeping_random_states
+from ..distributed import Processes
 from ..errors import ArgumentError
 from .changing import Ledger
 from .moves import is_as_predicted, is_faithful, repair_weights, set_slope, shift
@@ -33,23 +34,30 @@ class Settling:
     Args:
         populations: in any order.
         present: runs the model.
+        processes: those that train the model; all that is decided here depends on their sums.
         ledger: writes the parameters.
         scale: "auto", a free std for all but the last population, or None.
         gradients: whether to set the slopes of surrogates.
+
+    Attributes:
+        batches: those of this process.
+        samples: in the batches of all processes.
     """
 
     def __init__(
         self,
         populations: Sequence[Population],
         present: Presentation,
+        processes: Processes,
         ledger: Ledger,
         *,
         scale: Scale,
         gradients: bool,
     ) -> None:
-        self.populations = list(populations)
-        self.present, self.ledger, self.scale, self.gradients = present, ledger, scale, gradients
+        self.populations, self.present, self.processes = list(populations), present, processes
+        self.ledger, self.scale, self.gradients = ledger, scale, gradients
         self.batches: list[Any] = []
+        self.samples = 0
 
     def run(self, batches: Iterator[Any], advance: Callable[[], object]) -> None:
         """Settles all, and counts their rates before and after; calls ``advance`` after each of them."""
@@ -62,6 +70,8 @@ class Settling:
         if not all(map(is_as_predicted, self.active)):
             self.settle_together()
             self.count(self.batches)
+        shifts = [abs(shift) for each in self.populations for shift in each.shifts.values()]
+        self.processes.require_same(sum(shifts))  # a bound of the user may throw dice
 
     @property
     def active(self) -> list[Population]:
@@ -74,36 +84,55 @@ class Settling:
         Returns:
             The batches that were taken.
         """
-        counters: dict[nn.Module, list[Counter]] = {each.neuron: [] for each in self.populations}
+        of_neuron = {each.neuron: each for each in self.populations}
+        counters: dict[nn.Module, list[Counter]] = {}  # in the order of the first calls
         taken: list[Any] = []
-        order: list[nn.Module] = []
-        for batch in batches:
+        for batch in _in_step(batches, self.processes):
             taken.append(batch)
-            for neuron, counter in count(self.present, list(counters), batch).items():
-                counters[neuron].append(counter)
-                if neuron not in order:
-                    order.append(neuron)
-            if order and sum(each.samples for each in counters[order[0]]) >= ENOUGH:
+            for neuron, counter in count(self.present, list(of_neuron), batch).items():
+                counters.setdefault(neuron, []).append(counter)
+            if self.sum_samples([(of_neuron[neuron], each) for neuron, each in counters.items()]) >= ENOUGH:
                 break
-        _require_calls(order)
-        order += [neuron for neuron in counters if neuron not in order]
-        self.populations.sort(key=lambda each: order.index(each.neuron))
-        for population in self.populations:
-            if counted := counters[population.neuron]:
-                population.rates = [*population.rates[:1], torch.cat([each.rate for each in counted])]
-                population.steps = counted[0].steps
+        _require_samples(self.samples, has_calls=bool(counters))
+        for neuron, population in of_neuron.items():
+            if neuron in counters:
+                rates = torch.cat([each.rate for each in counters[neuron]])
+                population.rates = [*population.rates[:1], rates]
             else:
                 population.leave_alone(UNREACHED)
+        self.populations = [of_neuron[neuron] for neuron in dict.fromkeys([*counters, *of_neuron])]
         return taken
+
+    def sum_samples(self, called: Sequence[tuple[Population, Sequence[Counter]]]) -> int:
+        """Notes the samples of all processes; returns how many of them the first neuron has seen."""
+        own = [
+            [sum(each.samples for each in counters), sum(each.samples * each.steps for each in counters)]
+            for _, counters in called
+        ]
+        names = ", ".join(repr(population.units[0].name) for population, _ in called) or "no cell"
+        total = self.processes.sum(f"the samples of {names}", torch.tensor(own).reshape(-1, 2)).tolist()
+        for (population, _), (_, presented) in zip(called, total, strict=True):
+            population.presented = presented
+        self.samples = int(max((samples for samples, _ in total), default=0))
+        return int(total[0][0]) if total else 0
 
     def settle(self, population: Population) -> None:
         """Records one population, and shifts it to its target; its weights first, where they cannot work."""
-        while (replay := self.replays([population]).get(population.neuron)) is not None:
-            population.free_std = free_std(replay)
-            if not self.repair(population, replay):
-                shift(population, replay, self.ledger, 1.0)
-                set_slope(population, self.ledger, self.gradients)
-                return
+        is_settled = False
+        while not is_settled:
+            is_settled = self.settle_once(population)
+
+    def settle_once(self, population: Population) -> bool:
+        """Uses one recording, which is gone before the next; false if there has to be another."""
+        replay = self.replays([population]).get(population.neuron)
+        if replay is None:
+            return True
+        population.free_std = free_std(replay)
+        if self.repair(population, replay):
+            return False
+        shift(population, replay, self.ledger, 1.0)
+        set_slope(population, self.ledger, self.gradients)
+        return True
 
     def settle_together(self) -> None:
         """Records all populations and shifts them, round after round.
@@ -146,9 +175,18 @@ class Settling:
         return record(self.present, populations, batch, seeded=False)
 
 
-def _require_calls(order: Sequence[nn.Module]) -> None:
-    if not order:
+def _in_step(batches: Iterable[Any], processes: Processes) -> Iterator[Any]:
+    """Yields a batch as long as all processes have one; a wrapper may have them wait for each other."""
+    for batch in batches:
+        processes.agree("a further batch of `inputs`")
+        yield batch
+    processes.agree("no further batch of `inputs`")
+
+
+def _require_samples(samples: int, *, has_calls: bool) -> None:
+    if not samples:
         raise ArgumentError(
-            "`inputs` should make the model call its neurons. Found no call. Pass at least one batch, and "
-            "call each neuron as `neuron(...)`."
+            "`inputs` should make the model call its neurons. Found no "
+            f"{'sample' if has_calls else 'call'}. Pass at least one batch, and call each neuron as "
+            "`neuron(...)`."
         )

@@ -1,6 +1,6 @@
 """Weights that cannot work: their common mode drowns the rest, or their scale is far off."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ..cells import Unit
+from ..distributed import Processes
 from ..layers import ParameterReference, is_distributed, refer
 from ..observe import spikes_of
 from .populations import Population, is_inside
@@ -26,21 +27,39 @@ LARGEST_FACTOR = 100.0
 def free_std(replay: Replay) -> float | None:
     """Returns how far the free membrane differs between samples, in thresholds.
 
-    The membrane is free with the threshold at infinity. The variance is taken over the samples at
-    each step of the second half, since over time it would count the charging by a constant bias.
-    None where the membrane cannot be seen, or there is only one sample.
+    The membrane is free with the threshold at infinity. The variance is taken over the samples, of
+    all batches and processes, at each step of the second half, since over time it would count the
+    charging by a constant bias. None where the membrane cannot be seen, or there is only one sample.
     """
     threshold = getattr(replay.population.neuron, "threshold", None)
     if not isinstance(threshold, Tensor) or bool((threshold.abs() < 1e-3).any()) or replay.layers_inside:
         return None
-    variances = []
+    moments: list[Tensor] = []
     with _raised(threshold) as before:
         for tape in replay.tapes:
-            for membrane in _membranes(replay, tape):
-                if membrane is None or len(membrane) < 2:
+            for step, membrane in enumerate(_membranes(replay, tape)):
+                if membrane is None:
                     return None
-                variances.append((membrane / before).var(0).mean())
-    return float(torch.stack(variances).mean().sqrt()) if variances else None
+                new = _moments_of(membrane / before)
+                moments[step : step + 1] = [moments[step] + new if step < len(moments) else new]
+    return _std_of(moments, replay.rows.processes) if moments else None
+
+
+def _moments_of(x: Tensor) -> Tensor:
+    """Returns the number of samples, their sum, and that of their squares: ``[B, *N]`` to ``[3, *N]``."""
+    exact = x.double()
+    total = exact.sum(0)
+    return torch.stack([torch.full_like(total, len(x)), total, exact.square().sum(0)])
+
+
+def _std_of(moments: Sequence[Tensor], processes: Processes) -> float | None:
+    """Returns the root of the mean variance over all steps; sequences may be longer in one process."""
+    steps = int(max(processes.of_each("the steps of free membranes", len(moments))))
+    padded = [*moments, *[torch.zeros_like(moments[0])] * (steps - len(moments))]
+    samples, total, squares = processes.sum("free membranes", torch.stack(padded)).unbind(1)
+    variances = (squares - total.square() / samples) / (samples - 1)
+    seen = variances[samples > 1]
+    return float(seen.mean().clamp_min(0.0).sqrt()) if len(seen) else None
 
 
 def scales_of(population: Population, norms: bool) -> list[ParameterReference]:
@@ -98,7 +117,7 @@ def _scale_of(unit: Unit, population: Population) -> ParameterReference | None:
 
 
 def _centred(unit: Unit, weight: Tensor) -> Tensor | None:
-    index = _row_of_each_entry(unit, weight)
+    index = _row_of_each_entry(unit, weight).cpu()  # a GPU adds in another order each time
     counts = torch.bincount(index)
     fan_in = int(counts.min())
     if fan_in < 4:
@@ -107,14 +126,14 @@ def _centred(unit: Unit, weight: Tensor) -> Tensor | None:
     def mean(x: Tensor) -> Tensor:
         return torch.zeros(len(counts), dtype=x.dtype, device=x.device).index_add_(0, index, x) / counts
 
-    flat = weight.detach().double().flatten()
+    flat = weight.detach().double().flatten().cpu()
     means = mean(flat)
     std = (mean((flat - means[index]).square()) * fan_in / (fan_in - 1)).sqrt()
     if bool((std <= 1e-3 * means.abs()).all()):
         return None  # nothing else is there
     if float((means.abs() * fan_in**0.5 / std.clamp_min(1e-12)).mean()) <= COMMON_MODE:
         return None
-    return (flat - means[index]).reshape(weight.shape).to(weight.dtype)
+    return (flat - means[index]).reshape(weight.shape).to(weight)
 
 
 def _row_of_each_entry(unit: Unit, weight: Tensor) -> Tensor:
@@ -129,10 +148,17 @@ def _raised(threshold: Tensor) -> Iterator[Tensor]:
     """Puts a threshold out of reach, and yields what it was."""
     before = threshold.detach().clone()
     try:
-        threshold.fill_(torch.finfo(before.dtype).max / 4 if before.is_floating_point() else 2**30)
+        threshold.fill_(_out_of_reach(before.dtype))
         yield before
     finally:
         threshold.copy_(before)
+
+
+def _out_of_reach(dtype: torch.dtype) -> float:
+    if not dtype.is_floating_point:
+        return 2.0**30
+    # spikes are float32, and their product with a float64 threshold may be, too: 0 times infinity is NaN
+    return min(torch.finfo(dtype).max, torch.finfo(torch.float32).max) / 4
 
 
 def _membranes(replay: Replay, tape: Tape) -> Iterator[Tensor | None]:

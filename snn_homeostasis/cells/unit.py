@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ..errors import ArgumentError, NoSpikesError, require, warn
 from ..observe import RateEstimator
-from ..updates import Contribution, Slot
+from ..updates import Contribution, Slot, broadcasts
 from .band import Band
 from .cell import Cell
 from .guard import Guard
@@ -144,12 +144,12 @@ class Unit:
             return float(target)
         if not isinstance(target, Tensor):
             self._require_alone()
-        if self._is_blank():
-            return 1.0  # there are no samples that a tensor could be fitted to
         if not isinstance(target, Tensor):
             target = draw_target(target, total.shape[1:])
             if keep:
                 self.state.target = target
+        if self._is_blank() and not broadcasts(target, total):
+            return 1.0  # there are no samples that a tensor could be fitted to
         target = fit_target(target, total)
         neurons = tuple(range(target.ndim == total.ndim, target.ndim))  # without the batch
         return target.mean(neurons, keepdim=True) if self.state.population and neurons else target

@@ -127,9 +127,10 @@ def _raise_all(errors: Sequence[HomeostasisError]) -> None:
 def _distinct(model: nn.Module, found: Sequence[FoundCell], param: str) -> Sequence[FoundCell]:
     """Leaves out cells that would regulate the same parameter of the same neuron once more."""
     if param == "threshold":
+        modules = dict(model.named_modules(remove_duplicate=False))
         first: dict[str, FoundCell] = {}
         for each in found:
-            first.setdefault(each.neuron, replace(each, name=each.neuron or "neuron", sign=1))
+            first.setdefault(each.neuron, replace(each, name=plain(each.neuron, modules) or "neuron", sign=1))
         return list(first.values())
     return found if param == "bias" else _once_per_layer(model, found)
 

@@ -1,8 +1,9 @@
 """Which processes train the model that is observed here."""
 
+import gc
 import sys
 import weakref
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from typing import Any, Self
 
 import torch.distributed as dist
@@ -13,7 +14,8 @@ from ..cells import Unit
 from ..errors import ArgumentError, require
 from ..layers import Connection, is_sharded, mesh_group
 from ..observe import is_neuron
-from .reduction import Processes, Several
+from .processes import Processes
+from .reduction import Several
 from .shares import require_mean_or_sum
 
 __all__ = ["AUTO", "Group", "ProcessGroups"]
@@ -58,6 +60,19 @@ class ProcessGroups:
         self._sharded += map(weakref.ref, _sharded_modules(model))
         self.reshard()
         return self._group_in(model)
+
+    def look_around(self, units: Iterable[Unit]) -> None:
+        """Looks for wrappers around models that were attached inside, and have not run in them since."""
+        hooks = [unit.cell.neuron for unit in units if unit.cell.neuron.group is None]
+        if self.process_group != AUTO or not hooks or not _has_peers():
+            return
+        # a module does not know the wrapper around it, and nothing public lists all wrappers
+        wrappers = [each for each in gc.get_objects() if issubclass(type(each), DistributedDataParallel)]
+        for wrapper in wrappers:
+            inside = set(wrapper.modules())
+            for hook in hooks:
+                if hook.module in inside:
+                    hook.group = self._group_of(wrapper)
 
     def admit(self, unit: Unit) -> None:
         """Lets a new cell take part."""
@@ -113,6 +128,10 @@ class ProcessGroups:
         _require_own_membranes(wrapper)
         self._wrappers.add(wrapper)
         return wrapper.process_group
+
+
+def _has_peers() -> bool:
+    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
 
 
 def _exists(group: Any) -> bool:

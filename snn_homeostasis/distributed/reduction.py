@@ -7,7 +7,7 @@ past over a change of its batch size, where a single process would carry the joi
 """
 
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NoReturn
 
@@ -19,42 +19,14 @@ from torch.nn.parallel import DistributedDataParallel
 from ..cells import Unit
 from ..errors import ArgumentError, HomeostasisError, NoSpikesError, ProcessMismatchError
 from ..updates import Change
-from .message import Message, Sum
-from .shares import Share, shares_of
+from .message import Message, Numbers, Sum
+from .processes import Processes
+from .shares import Share, described, shares_of
 
-__all__ = ["Processes", "Several"]
+__all__ = ["Several"]
 
 FIRST_LENGTH = 1024  # of the buffer, without the marks; the same in all processes
 SAME = 1e-6  # the relative error below which changes count as the same
-
-
-class Processes:
-    """The processes that train one model: here one, which shares nothing and raises at once."""
-
-    group: Any = None  # their process group, if there are several
-
-    def defer(self, error: BaseException) -> None:
-        """Keeps an error until `reduce` or `confirm`, where all processes raise: the others would wait."""
-        raise error
-
-    def reduce(self, units: Sequence[Unit]) -> None:
-        """Replaces the parts and rates of this process by the mean over all processes, for active cells.
-
-        Raises:
-            ProcessMismatchError: if the processes have different things to share.
-            NoSpikesError: if no process has observed a cell that is to be updated.
-            HomeostasisError: if another process has raised since the last call.
-        """
-
-    def confirm(self, units: Sequence[Unit], changes: Sequence[Change]) -> None:
-        """Raises in every process what one of them has deferred since `reduce`.
-
-        Raises:
-            ProcessMismatchError: if the processes are about to make different changes.
-        """
-
-    def drop_errors(self) -> None:
-        """Drops the errors that wait."""
 
 
 class Several(Processes):
@@ -63,7 +35,7 @@ class Several(Processes):
     The buffer holds one mark per process: a hash of what it is about to sum, or 0 if it has failed;
     then the counts of samples; then the sums. So processes that differ find out in the same
     all-reduce, and all raise. If all have more to sum than the buffer holds, they send a longer one
-    again, and keep that length. The time-out of the group ends the wait for a process that is gone.
+    again; updates keep that length. The time-out of the group ends the wait for a process that is gone.
 
     Args:
         group: the process group.
@@ -75,6 +47,7 @@ class Several(Processes):
         self.rank, self.size = dist.get_rank(group), dist.get_world_size(group)
         self.length = self.size + FIRST_LENGTH
         self.failure: Exception | None = None
+        self._known: Exception | None = None  # what all processes have raised inside `together`
         self.may_differ = False  # whether what follows a sum may fail, or come out otherwise, in one process
 
     def defer(self, error: BaseException) -> None:
@@ -93,10 +66,11 @@ class Several(Processes):
                 shares = shares_of(units)
             except Exception as error:
                 self.defer(error)
-            sums = self._sum(Message(shares, self.size), self._device_for(units))
-            _require_observed(sums)
-            for each in sums:
-                each.share.accept(each.counts, each.numbers)
+            sums = self._sum(message := Message(shares, self.size), self._device_for(units))
+            self.length = max(self.length, message.length)
+            _require_observed(shares, sums)
+            for share, each in zip(shares, sums, strict=True):
+                share.accept(each.counts, each.numbers)
         self.may_differ = any(share.may_differ for share in shares)
 
     def confirm(self, units: Sequence[Unit], changes: Sequence[Change]) -> None:
@@ -106,10 +80,51 @@ class Several(Processes):
             elif self.failure is not None:
                 raise self.failure
 
-    def _sum(self, message: Message, device: torch.device) -> list[Sum]:
-        """Sends a message, and returns the sum of each share over all processes, on the processor."""
-        buffer = torch.zeros(self.length, dtype=torch.float64, device=device)
-        has_room = message.length <= self.length
+    @contextmanager
+    def together(self, call: str, units: Collection[Unit]) -> Iterator[None]:
+        _require_no_join(self.wrappers)
+        try:
+            self.agree(call, *map(described, units))
+            yield
+            self.agree("the end")
+        except Exception as error:
+            if error is not self._known:
+                self.failure = error
+                self.agree("an error")  # at their next sum the others learn of it, and all raise
+            raise
+        finally:
+            self.failure = self._known = None
+
+    def agree(self, *labels: str) -> None:
+        self._send(*(Numbers(label, torch.zeros(0)) for label in labels))
+
+    def sum(self, label: str, numbers: Tensor) -> Tensor:
+        (total,) = self._send(Numbers(f"{label} {list(numbers.shape)}", numbers))
+        return total.numbers.reshape(numbers.shape).to(numbers.device)
+
+    def of_each(self, label: str, number: float) -> list[float]:
+        numbers = torch.zeros(self.size, dtype=torch.float64)
+        numbers[self.rank] = number
+        each: list[float] = self.sum(label, numbers).tolist()
+        return each
+
+    def require_same(self, made: float) -> None:
+        each = self.of_each("what is made", made)
+        if max(each) - min(each) > SAME * max(map(abs, each)):
+            _refuse("their bounds make other changes of the same parts")
+
+    def _send(self, *parts: Numbers) -> list[Sum]:
+        try:
+            return self._sum(Message(parts, self.size), self._near(parts[0].numbers.device))
+        except Exception as error:
+            self._known = error
+            raise
+
+    def _sum(self, message: Message, device: torch.device, length: int = 0) -> list[Sum]:
+        """Sends a message, and returns the sum of each part over all processes, on the processor."""
+        length = length or self.length
+        buffer = torch.zeros(length, dtype=torch.float64, device=device)
+        has_room = message.length <= length
         if has_room:
             try:
                 message.write(buffer)
@@ -124,8 +139,7 @@ class Several(Processes):
             _refuse("something else was sent in place of the cells")
         if has_room:
             return message.read(total)
-        self.length = message.length
-        return self._sum(message, device)
+        return self._sum(message, device, message.length)
 
     def _compare_changes(self, changes: Sequence[Change], device: torch.device) -> None:
         """Raises in every process if one has failed, or their bounds make other changes of the same parts."""
@@ -153,7 +167,7 @@ class Several(Processes):
         for rank, (_, failure) in enumerate(said):
             if failure is not None:
                 kind, message = failure
-                raise kind(f"process {rank} raised before the update: {message}")
+                raise kind(f"process {rank} raised: {message}")
         for rank, (other, _) in enumerate(said):
             if other != said[0][0]:
                 _refuse(_difference(0, said[0][0], rank, other))
@@ -164,7 +178,11 @@ class Several(Processes):
             device = units[0].slot.reference.leaf.device if units else None
         except Exception as error:
             self.defer(error)
-        if device is None or device.type == "meta":
+        return self._near(torch.device("meta") if device is None else device)
+
+    def _near(self, device: torch.device) -> torch.device:
+        """Returns a device for what is sent: that of the numbers, if the group can send from there."""
+        if device.type in ("cpu", "meta"):
             return torch.device("cuda" if dist.get_backend(self.group) == "nccl" else "cpu")
         return device
 
@@ -202,8 +220,9 @@ def _require_no_join(wrappers: Iterable[DistributedDataParallel]) -> None:
         )
 
 
-def _require_observed(sums: Sequence[Sum]) -> None:
-    unobserved = [repr(each.share.name) for each in sums if not each.share.is_observed(each.counts)]
+def _require_observed(shares: Sequence[Share], sums: Sequence[Sum]) -> None:
+    pairs = zip(shares, sums, strict=True)
+    unobserved = [repr(share.name) for share, each in pairs if not share.is_observed(each.counts)]
     if unobserved:
         raise NoSpikesError(
             "each cell should have been observed in some process before it is updated. Found no samples in "
@@ -231,10 +250,9 @@ def _difference(first: int, mine: Sequence[str], second: int, yours: Sequence[st
 
 def _refuse(found: str) -> NoReturn:
     raise ProcessMismatchError(
-        "processes should have the same cells with the same settings, all active or frozen alike, and call "
-        f"`forward` and `update` equally often. Found a difference: {found}. No parameter was changed. Build "
-        "the model and attach in the same way everywhere, and call the model in every process, if only with "
-        "an empty batch."
+        "processes should have the same cells with the same settings, all active or frozen alike, and make "
+        f"the same calls. Found a difference: {found}. No parameter was changed. Build the model and attach "
+        "in the same way everywhere, and call the model in every process, if only with an empty batch."
     )
 
 
@@ -244,7 +262,7 @@ def _explained() -> Iterator[None]:
         yield
     except RuntimeError as error:
         raise ProcessMismatchError(
-            "every process should take part in `update()`. Found that one is gone, waits elsewhere, or has "
-            f"sent something else ({error}). Look for its own error first; call `update()` equally often in "
-            "every process."
+            "every process should take part in `update()` and in `calibrate()`. Found that one is gone, "
+            f"waits elsewhere, or has sent something else ({error}). Look for its own error first; make "
+            "these calls equally often in every process."
         ) from error

@@ -12,29 +12,21 @@ from ..cells import MEANS, SUMS, BatchReduction, Unit
 from ..errors import require
 from ..layers import is_sharded, local
 from ..updates import HALVES, Bounds, Slot, UpdateBounds, is_built_in
+from .message import Part
 
-__all__ = ["Share", "require_mean_or_sum", "shares_of"]
+__all__ = ["Share", "described", "require_mean_or_sum", "shares_of"]
 
 
-class Share(Protocol):
-    """Something of which every process has a part; processes with other labels cannot be summed.
+class Share(Part, Protocol):
+    """Something of which every process has a part, which takes in the sum.
 
     Attributes:
         name: of its cell.
-        label: says what it is, and with which settings.
-        counts: how many samples of this process stand behind each of its numbers, or behind all.
-        size: how many numbers it has.
         may_differ: whether one process alone may fail, or do something else, with the sum.
     """
 
     name: str
-    label: str
-    counts: list[float]
-    size: int
     may_differ: bool
-
-    def write(self, room: Tensor) -> None:
-        """Writes its numbers, each a sum over samples, into zeros ``[size]`` in float64."""
 
     def is_observed(self, counts: Sequence[float]) -> bool:
         """Whether samples of some process stand behind it."""
@@ -52,7 +44,8 @@ class RateShare:
         require_mean_or_sum(unit.state.batch_reduction)
         self.unit, self.name = unit, unit.name
         self.neurons = unit.cell.neuron.neurons
-        self.label = _described(unit, "never called" if self.neurons is None else list(self.neurons))
+        known = "that were never called" if self.neurons is None else list(self.neurons)
+        self.label = f"{described(unit)} with neurons {known}"
         self.size = 0 if self.neurons is None else self.neurons.numel()
         self.total = unit.rate.total if unit.rate.steps and unit.cell.neuron.samples else None
         self.counts: list[float] = [0 if self.total is None else len(self.total)]
@@ -159,7 +152,7 @@ def require_mean_or_sum(reduction: BatchReduction) -> None:
     )
 
 
-def _described(unit: Unit, neurons: str | list[int]) -> str:
+def described(unit: Unit) -> str:
     """Describes a cell, its layer and its settings: what has to be equal in all processes."""
     state, slot = unit.state, unit.slot
     layer = f"{type(unit.cell.connection.layer).__name__} {state.param} {list(slot.reference.tensor.shape)}"
@@ -167,7 +160,7 @@ def _described(unit: Unit, neurons: str | list[int]) -> str:
     target = "tensor" if isinstance(state.target, Tensor) else state.target
     rate = f"{type(unit.rate).__name__}({unit.rate.extra_repr()})"
     settings = f"plasticity {state.strength!r}, target {target}, {rate}, bounds {bounds or None}"
-    return f"cell {unit.name!r} ({neurons}; {layer}, {settings})"
+    return f"cell {unit.name!r} ({layer}, {settings})"
 
 
 def _is_replaced(slot: Slot, param: Tensor) -> bool:
