@@ -37,7 +37,7 @@ def parse() -> argparse.Namespace:
         "tables", nargs="*", choices=["rates", "accuracy", "randman", []], help="all by default"
     )
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
-    parser.add_argument("--only", default="", help="rows of the accuracy table whose name has this in it")
+    parser.add_argument("--only", default="", help="rows of the accuracy table whose name begins so")
     parser.add_argument("--quick", action="store_true", help="one seed, one epoch, shallow nets")
     options = parser.parse_args()
     if options.quick:

@@ -10,7 +10,7 @@ for module in ("sklearn", "cpuinfo"):
     pytest.importorskip(module)
 
 from ..stabilisation import digits  # noqa: E402
-from . import accuracy, manifolds, randman, rivals  # noqa: E402
+from . import accuracy, manifolds, randman  # noqa: E402
 
 
 @pytest.mark.parametrize("table", ["rates", "accuracy", "randman"])
@@ -26,18 +26,20 @@ def test_rows_have_names_of_their_own_and_all_limits_are_used():
     assert set(accuracy.LEAST) <= set(names)
 
 
-@pytest.mark.parametrize("rival", [rivals.by_gradient, rivals.by_hand])
-def test_a_rival_brings_a_silent_net_toward_its_rates(rival):
+@pytest.mark.parametrize("way", accuracy.FROM_SPOILED | accuracy.BY_HAND)
+def test_a_rival_brings_a_silent_net_toward_its_rates(way):
     data, net = digits.load(), digits.dense(2, 32)
     accuracy.STARTS["silent"](net, data.train_x)
-    rival(net, data.train_x[: accuracy.IMAGES])
+    (accuracy.FROM_SPOILED | accuracy.BY_HAND)[way].before(net, data.train_x[: accuracy.IMAGES])
     for rate in digits.judged(net, data.test_x):
         assert rate.mean().item() == pytest.approx(digits.TARGET, rel=0.5)
 
 
 def test_every_input_spikes_once_whatever_the_class():
     data = manifolds.load(seed=0)
-    assert torch.equal(manifolds.spike_trains(data.train_x).sum(0), torch.ones(data.train_x.shape))
+    spikes = manifolds.spike_trains(data.train_x)
+    assert torch.equal(spikes.sum(0), torch.ones(data.train_x.shape))
+    assert torch.equal(spikes.argmax(0), data.train_x)
     assert data.train_x.amin(0).eq(0).any()
     assert data.train_x.amax(0).eq(manifolds.STEPS - 1).any()
 
