@@ -213,7 +213,7 @@ def test_bounds_weigh_both_parts_of_a_limited_term(limit):
 
 
 def test_parts_that_wait_read_as_they_will_be_applied():
-    commanded, homeostasis = one_cell(plasticity=FallingPlasticity(0.5), target=0.125)
+    commanded, homeostasis = one_cell(plasticity=FallingPlasticity(0.5, limit=1), target=0.125)
     commanded.fire(1)
     homeostasis()
     slot = homeostasis.units["a"].slot
@@ -221,7 +221,7 @@ def test_parts_that_wait_read_as_they_will_be_applied():
 
 
 def test_each_call_of_the_rule_has_its_own_limit():
-    commanded, homeostasis = one_cell(plasticity=FallingPlasticity(0.5), target=0.125)
+    commanded, homeostasis = one_cell(plasticity=FallingPlasticity(0.5, limit=1), target=0.125)
     commanded.fire(1)
     homeostasis()
     homeostasis()
@@ -302,8 +302,27 @@ def test_the_two_lines_follow_the_formula_without_a_number():
         for _ in range(7):
             net(3 * spikes(4, 6).to(net[0].weight.dtype))
         homeostasis.step()
-        expected += falling(step, 0.05, 3) * ((0.1 - fired / steps) / 0.1).clamp(-1, 1)
+        expected += falling(step, 0.05, 3) * ((0.1 - fired / steps) / 0.1).clamp(-10, 10)
         torch.testing.assert_close(net[0].bias.double(), expected, rtol=0, atol=1e-6)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("bias", [0.0, 1.0], ids=["silent", "firing without input"])
+def test_the_defaults_settle_from_both_ends(bias):
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(32, 48), leaky(), nn.Linear(48, 48), leaky())
+    for layer in net[::2]:
+        layer.bias.fill_(bias)
+        layer.weight.mul_(0.1 + 0.9 * bias)
+    homeostasis = LinearHomeostasis(target=0.1, param="bias").attach(net)
+    x = torch.rand(32, 32)
+    for _ in range(100):
+        utils.reset(net)
+        for _ in range(20):
+            net(x)
+        homeostasis.step()
+    for rate in homeostasis.rates().values():
+        assert rate.mean().item() == pytest.approx(0.1, rel=0.1)
 
 
 @torch.no_grad()

@@ -37,9 +37,11 @@ class FallingPlasticity:
     all steps has no limit (Robbins and Monro, 1951), but it is 11 times the start over the first
     hundred: what is further from its target is for `calibrate`.
 
-    The term of the rule, after the batch reduction, is limited to ±``limit``: a saturated neuron
-    comes down as slowly as a silent one comes up. The cells of several layers that drive one neuron
-    share its step.
+    The term of the rule, after the batch reduction, is limited to ±``limit``. For a silent neuron
+    it is 1; for one that fires at every step it is 1 - 1 / r*, which at a target of 0.01 would move
+    a bias by five thresholds. With a limit of 10 it moves by half a threshold. With a limit of 1,
+    neurons that fire without any input never come down: that takes a bias of 0.9, and the sum over
+    120 steps of λ is 0.58. The cells of several layers that drive one neuron share its step.
 
     Args:
         start: λ of the first step. By default 0.05 for a bias: with ``beta=0.9``, as much input takes
@@ -57,7 +59,7 @@ class FallingPlasticity:
 
     start: float | None = None
     half: float = 3
-    limit: float = 1.0
+    limit: float = 10.0
 
     def __post_init__(self) -> None:
         if self.start is not None:
@@ -65,7 +67,7 @@ class FallingPlasticity:
             require(works, "start", "be a finite number > 0, or None", self.start, REMEDY)
         for name, value, remedy in (
             ("half", self.half, "Take 3, or `math.inf` for a λ that does not fall."),
-            ("limit", self.limit, "Take 1.0, or `math.inf` for no limit."),
+            ("limit", self.limit, "Take 10.0, or `math.inf` for no limit."),
         ):
             require(is_number(value) and value > 0, name, "be a number > 0", value, remedy)
 
