@@ -58,12 +58,8 @@ DEEP = functools.partial(digits.calibrate, scale=1.0, gradients=True)
 PLAIN = {"plain": Way(), "two lines": Way(None, digits.two_lines)}
 OURS = {"calibrated": Way(digits.calibrate), "calibrated, two lines": Way(digits.calibrate, digits.two_lines)}
 OF_DEEP_NETS = {"scale 1, gradients": Way(DEEP), "scale 1, gradients, two lines": Way(DEEP, digits.two_lines)}
-BY_HAND = {
-    "λ by hand": Way(rivals.by_hand),
-    "λ by hand, then 0.001": Way(
-        rivals.by_hand, functools.partial(digits.constant_plasticity, plasticity=1e-3)
-    ),
-}
+CONSTANT = functools.partial(digits.constant_plasticity, plasticity=0.001)
+BY_HAND = {"λ by hand": Way(rivals.by_hand), "λ by hand, then 0.001": Way(rivals.by_hand, CONSTANT)}
 # the best of 0.001, 0.003, 0.01 and 0.03 on six layers, seeds 10 and 11, from PyTorch's start and from others
 BY_GRADIENT, FROM_SPOILED = by_gradient(0.003), by_gradient(0.01)
 STARTS = {"silent": starts.silent, "saturated": starts.saturated}
@@ -83,7 +79,7 @@ class Row:
 def rows_of(depth: int, ways: Mapping[str, Way], start: str = "") -> list[Row]:
     build, known = functools.partial(dense, depth), {"": starts.default} | STARTS | INITIALISATIONS
     name = f"{depth} layers, {start}, " if start else f"{depth} layers, "
-    return [Row(name + way, build, known[start], ways[way]) for way in ways]
+    return [Row(name + ending, build, known[start], way) for ending, way in ways.items()]
 
 
 def compared(depth: int) -> list[Row]:
