@@ -21,6 +21,7 @@ __all__ = [
     "accuracy",
     "calibrate",
     "constant_plasticity",
+    "no_penalty",
     "train",
     "two_lines",
 ]
@@ -32,8 +33,8 @@ Rule = Callable[[nn.Sequential], Homeostasis]
 Penalty = Callable[[list[Tensor]], Tensor | float]  # sees the rates of all layers
 
 
-def none(rates: list[Tensor]) -> float:
-    """No penalty."""
+def no_penalty(rates: list[Tensor]) -> float:
+    """Nothing but the cross entropy."""
     return 0.0
 
 
@@ -45,7 +46,7 @@ def train(
     rule: Rule | None = None,
     *,
     present: Present = constant,
-    penalty: Penalty = none,
+    penalty: Penalty = no_penalty,
 ) -> None:
     """Adam on the cross entropy of the output's spike counts, and on a penalty."""
     optimizer = torch.optim.Adam(net.parameters(), lr=LEARNING_RATE)
