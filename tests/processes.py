@@ -50,7 +50,7 @@ def start_group(rank: int, name: str, store: dist.Store = None) -> None:
 
 
 def in_process(rank: int, folder: str, module: str) -> None:
-    """Runs the ``scenario`` s of a module, one after the other."""
+    """Runs the scenarios of a module, one after the other."""
     torch.set_num_threads(1)
     torch.set_grad_enabled(False)  # only `train` runs a backward
     warnings.simplefilter("error")

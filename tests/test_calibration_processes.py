@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import itertools
 import re
@@ -181,6 +182,42 @@ def sequences_that_are_longer_in_one(rank: int) -> None:
     require_replicas(wrapped)
     require_same_reports(report)
     assert report.is_on_target
+
+
+class Circular(nn.Module):
+    """The second layer acts back on the first."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(1)
+        self.fc1, self.lif1 = nn.Linear(FEATURES, 8).double(), leaky()
+        self.fc2, self.lif2 = nn.Linear(8, 8).double(), leaky()
+        self.back = nn.Linear(8, 8, bias=False).double()
+        self.back.weight.mul_(2.0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        spikes = x.new_zeros(len(x), 8)
+        for step in x.unbind(1):
+            spikes = self.lif1(self.fc1(step) + self.back(spikes)).double()
+            spikes = self.lif2(self.fc2(spikes)).double()
+        return spikes
+
+
+@scenario()
+def what_acts_back_is_settled_in_as_many_rounds(rank: int) -> None:
+    reference, wrapped = Circular(), ddp(Circular())
+    x = batch_of(150, 90, seed=0)
+    one, many = (
+        LinearHomeostasis(target=0.2, process_group=group).attach(
+            model, x[0][:2], pairs={"lif1": "fc1", "lif2": "fc2"}, param="bias"
+        )
+        for model, group in ((reference, None), (wrapped, "auto"))
+    )
+    alone, report = one.calibrate(torch.cat(x), progress=False), many.calibrate(x[rank], progress=False)
+    require_close(wrapped, reference)
+    require_replicas(wrapped)
+    require_equal(report, alone)
+    assert report.forwards > 4, report
 
 
 @scenario()
@@ -370,6 +407,20 @@ def what_fails_in_one_is_raised_in_all(fault: str, rank: int) -> None:
         unit.slot.bounds = None
     assert homeostasis.calibrate(x, progress=False).is_on_target
     require_replicas(net)
+
+
+class Interrupted(Exception): ...  # noqa: N818
+
+
+@scenario()
+def join_is_refused(rank: int) -> None:
+    wrapped = ddp(dense())
+    homeostasis = LinearHomeostasis(target=0.2, param="bias").attach(wrapped)
+    x = batch_of(20, 20, seed=0)[rank]
+    with contextlib.suppress(Interrupted), wrapped.join():
+        with pytest.raises(ArgumentError, match=re.escape("`join()` should not be around the training")):
+            homeostasis.calibrate(x, progress=False)
+        raise Interrupted  # without an error `join()` waits for the others
 
 
 @scenario()

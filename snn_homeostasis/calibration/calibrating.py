@@ -74,10 +74,10 @@ class Calibrating(ABC):
         of them. Norms in training mode see the batch of their process, as in training. What fails in
         one process is raised in all.
 
-        A recording takes as much memory as all inputs of one neuron over a sequence, 4 · T · B · N
-        bytes in float32, and is the largest thing that is kept; a recurrent or circular model needs one
-        of each neuron. A batch is never split, since only the model knows which dimension its samples
-        lie along, and its norms may need them together; a loader gives smaller batches to the model.
+        The largest thing in memory is a recording: the inputs of one neuron in all samples, 4 · T · B · N
+        bytes in float32, or those of every neuron where later layers act back on earlier ones. A batch
+        is never split, since only the model knows along which dimension its samples lie, and norms may
+        need them together; with a loader, whose batches are smaller, the model itself needs less.
 
         Args:
             inputs: a batch for the model, a tuple of its arguments, a dict of them by name, or a

@@ -63,7 +63,7 @@ class ProcessGroups:
 
     def look_around(self, units: Iterable[Unit]) -> None:
         """Looks for wrappers around models that were attached inside, and have not run in them since."""
-        hooks = [unit.cell.neuron for unit in units if unit.cell.neuron.group is None]
+        hooks = [unit.hook for unit in units if unit.hook.group is None]
         if self.process_group != AUTO or not hooks or not _has_peers():
             return
         # a module does not know the wrapper around it, and nothing public lists all wrappers

@@ -215,8 +215,8 @@ def _require_no_join(wrappers: Iterable[DistributedDataParallel]) -> None:
         raise ArgumentError(
             "`join()` should not be around the training of a regulated model. Found a "
             "DistributedDataParallel in `join()`, which lets a process without further batches leave, while "
-            "`update()` needs all of them. Give every process equally many batches, if only empty ones, and "
-            "take `join(enable=False)`."
+            "`update()` and `calibrate()` need all of them. Give every process equally many batches, if only "
+            "empty ones, and take `join(enable=False)`."
         )
 
 
