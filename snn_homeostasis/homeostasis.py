@@ -1,11 +1,11 @@
 """The face that every rule inherits: cells, attach, step, update, rates, remove, state."""
 
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, Self
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from .calibration import Calibrating
 from .cells import (
@@ -35,8 +35,6 @@ class Step(NamedTuple):
     """What one step asks for once."""
 
     processes: Processes
-    units: list[Unit]
-    active: list[Unit]
     slots: list[Slot]
 
 
@@ -158,8 +156,8 @@ class Homeostasis(Registration, Reports, Calibrating, Rule, nn.Module):
         step, is_part = self._stepping or self._begin(), self._stepping is not None
         before = None if is_part else Waiting(step.slots)  # `step` has its own
         try:
-            units = self._chosen(step, cells)
-            self._contribute(step, units, target, signed=is_part)
+            units = [unit for unit in select(self._units, cells) if unit.active]
+            self._contribute(units, step.slots, target, signed=is_part)
             if not is_part or step.processes.group is not None:  # otherwise `update` looks
                 require_finite_cells(units, rated=units)
         except BaseException as error:
@@ -180,7 +178,8 @@ class Homeostasis(Registration, Reports, Calibrating, Rule, nn.Module):
         No parameter changes then. An interruption leaves all parameters unchanged, or all updated.
         """
         step = self._stepping or self._begin()
-        active, processes = step.active, step.processes
+        units, processes = list(self._units.values()), step.processes
+        active = [unit for unit in units if unit.active]
         waiting, several = [unit for unit in active if unit.pending], processes.group is not None
         try:
             require_ready(active)
@@ -189,7 +188,7 @@ class Homeostasis(Registration, Reports, Calibrating, Rule, nn.Module):
                 require_finite_cells(waiting)
         except Exception as error:
             processes.defer(error)
-        processes.reduce(step.units)
+        processes.reduce(units)
         changes: list[Change] = []
         try:
             changes = changes_of([slot for unit in waiting for slot in unit.slots.values()], step.slots)
@@ -199,7 +198,7 @@ class Homeostasis(Registration, Reports, Calibrating, Rule, nn.Module):
                     unit.look(several)
         except Exception as error:
             processes.defer(error)
-        processes.confirm(step.units, changes)
+        processes.confirm(units, changes)
         apply_changes(changes, lambda slot: f"cell {owner_of(slot, active).name!r}")
         for unit in waiting:
             unit.end_step()
@@ -209,13 +208,14 @@ class Homeostasis(Registration, Reports, Calibrating, Rule, nn.Module):
     @without_gradients
     def step(self, target: Target | None = None, cells: Iterable[str] | None = None) -> None:
         """`forward` with these arguments, then `update`: call it after ``optimizer.step()``."""
-        self.__dict__["_stepping"] = step = self._begin()  # an attribute of a module takes longer to set
+        step = self._begin()
         before, stepped = Waiting(step.slots), list[Unit]()
         try:
+            self.__dict__["_stepping"] = step  # an attribute of a module takes longer to set
             try:
                 self(target, cells)
                 if target is None:  # with a target of its own it may well be meant
-                    stepped = self._chosen(step, cells)
+                    stepped = [unit for unit in select(self._units, cells) if unit.active]
                     self._note_step(stepped)  # before anything moves: a user may make warnings errors
             except Exception as error:
                 step.processes.defer(error)
@@ -262,25 +262,21 @@ class Homeostasis(Registration, Reports, Calibrating, Rule, nn.Module):
         self._groups.look_around(self._units.values())
         return self._groups.of(self._units.values())
 
-    def _rate_of(self, unit: Unit) -> Tensor:
-        return unit.mean_rate(shared=self._groups.of(self._units.values()).group is not None)
+    @property
+    def _is_shared(self) -> bool:
+        return self._groups.of(self._units.values()).group is not None
 
     def _begin(self) -> Step:
-        units = list(self._units.values())
-        slots = [slot for unit in units for slot in unit.slots.values()]
-        return Step(self._groups.of(units), units, [unit for unit in units if unit.active], slots)
+        units = self._units.values()
+        return Step(self._groups.of(units), [slot for unit in units for slot in unit.slots.values()])
 
-    def _chosen(self, step: Step, cells: Iterable[str] | None) -> list[Unit]:
-        """Returns the active cells of some names, or all."""
-        if cells is None and step.units:
-            return step.active
-        return [unit for unit in select(self._units, cells) if unit.active]
-
-    def _contribute(self, step: Step, units: list[Unit], target: Target | None, signed: bool) -> None:
+    def _contribute(
+        self, units: Sequence[Unit], slots: Iterable[Slot], target: Target | None, signed: bool
+    ) -> None:
         """Adds what the rule says to the slots of some cells; as one signed part, where that may be."""
         if target is not None:
             check_target(target)
-        bounded = {id(slot.reference.leaf) for slot in step.slots if slot.bounds is not None}
+        bounded = {id(slot.reference.leaf) for slot in slots if slot.bounds is not None}
         contributions = []
         for unit in units:
             needs_parts = bounded and id(unit.slot.reference.leaf) in bounded  # if only by a tied layer

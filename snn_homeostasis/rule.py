@@ -81,7 +81,7 @@ class Rule(ABC):
         """
         state, (total, samples) = unit.state, unit.observation()
         summed = state.batch_reduction in SUMS
-        goal = unit.target_for(total, target)
+        goal = unit.target_for(total, target, is_blank=not samples)
         strength, finish = state.next_step()
         if self.relative:
             finish = (finish or Finish())._replace(relative=True)
@@ -103,7 +103,7 @@ class Rule(ABC):
         return Contribution(pos, neg, samples, summed, unit.rate, finish)
 
     def _pushes(self, unit: Unit, total: Tensor, band: Band, strength: float) -> tuple[Tensor, Tensor]:
-        """Applies the rule to the mean rate and each edge of a band: its `Finish` drops what leads out."""
+        """Applies the rule to the mean rate and each edge of a band; a `Finish` keeps what leads to it."""
         self._require_means(unit.state.batch_reduction)
         pushes = [self._push(unit, total, strength, edge) for edge in (band.low, band.high)]
         present = next(push for push in pushes if push is not None)

@@ -32,6 +32,21 @@ def _fresh_seed_and_device():
     snn.SpikingNeuron.instances.clear()
 
 
+@pytest.fixture(scope="module")
+def reports(request, tmp_path_factory):
+    """What becomes of the scenarios of a file in each process."""
+    import processes  # torch may be built without them
+
+    name = request.module.__name__
+    with processes.started(name, tmp_path_factory.mktemp(name)) as running:
+        yield running
+
+
+def pytest_generate_tests(metafunc):
+    if "scenario_name" in metafunc.fixturenames:
+        metafunc.parametrize("scenario_name", metafunc.module.scenario)
+
+
 @pytest.fixture(autouse=True, scope="session")
 def _inputs_in_the_dtype_of_their_layer():
     """snntorch's spikes are float32 whatever the dtype of a model, and its own layers do not take them."""

@@ -6,7 +6,7 @@ import contextlib
 import functools
 import itertools
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -33,7 +33,6 @@ from processes import (
     require_untouched,
     shard,
     snapshot,
-    started,
 )
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
@@ -54,20 +53,9 @@ pytestmark = pytest.mark.skipif(not dist.is_available(), reason="torch was built
 scenario = Scenarios()
 
 
-@pytest.fixture(scope="module")
-def reports(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reports]:
-    with started(__name__, tmp_path_factory.mktemp("calibration")) as running:
-        yield running
-
-
-def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    if "name" in metafunc.fixturenames:
-        metafunc.parametrize("name", scenario)
-
-
-def test_scenario_passes_in_every_process(reports: Reports, name: str) -> None:
+def test_scenario_passes_in_every_process(reports: Reports, scenario_name: str) -> None:
     for rank in range(SIZE):
-        report = reports.of(list(scenario).index(name), rank)
+        report = reports.of(list(scenario).index(scenario_name), rank)
         assert report == "passed", f"process {rank}: {report}"
 
 
@@ -250,12 +238,21 @@ def attached_around(net: Net, rule: LinearHomeostasis) -> object:
     return rule.attach(wrapped), wrapped
 
 
+def wrapped_again(net: Net, rule: LinearHomeostasis) -> object:
+    groups = [dist.new_group() for _ in range(2)]
+    rule.attach(net)
+    wrappers = [ddp(net, process_group=group) for group in groups]
+    dist.destroy_process_group(groups[1])
+    return wrappers
+
+
 def given_a_group(net: Net, rule: LinearHomeostasis) -> object:
     return rule.attach(net)
 
 
 WRAPPERS = {
-    each.__name__: each for each in (attached_before, attached_inside, attached_around, given_a_group)
+    each.__name__: each
+    for each in (attached_before, attached_inside, attached_around, wrapped_again, given_a_group)
 }
 
 
@@ -270,6 +267,17 @@ def the_wrapper_is_found_before_it_has_run(how: str, rank: int) -> None:
     require_close(net, reference)
     require_replicas(net)
     del kept
+
+
+@scenario()
+def a_target_of_another_shape_is_refused_after_an_empty_batch(rank: int) -> None:
+    net = ddp(dense())
+    homeostasis = LinearHomeostasis(target=torch.full((4,), 0.2), param="bias").attach(net)
+    net(batch_of(0, 0, seed=0)[rank])
+    before = snapshot(net)
+    with pytest.raises(ArgumentError, match="`target` should have the shape"):
+        homeostasis.calibrate(batch_of(20, 20, seed=0)[rank], progress=False)
+    require_untouched(net, before)
 
 
 @scenario()

@@ -10,7 +10,7 @@ import os
 import re
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import timedelta
 from unittest import mock
 
@@ -37,7 +37,6 @@ from processes import (
     shard,
     snapshot,
     start_group,
-    started,
 )
 from torch import Tensor, nn
 from torch.distributed.algorithms.join import Join
@@ -70,21 +69,10 @@ pytestmark = pytest.mark.skipif(not dist.is_available(), reason="torch was built
 scenario = Scenarios()
 
 
-@pytest.fixture(scope="module")
-def reports(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reports]:
-    with started(__name__, tmp_path_factory.mktemp("distributed")) as running:
-        yield running
-
-
-def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    if "name" in metafunc.fixturenames:
-        metafunc.parametrize("name", scenario)
-
-
-def test_scenario_passes_in_every_process(reports: Reports, name: str) -> None:
-    number = list(scenario).index(name)
+def test_scenario_passes_in_every_process(reports: Reports, scenario_name: str) -> None:
+    number = list(scenario).index(scenario_name)
     for rank in range(SIZE):
-        dies = (name, rank) == ("a_process_that_dies", 1)
+        dies = (scenario_name, rank) == ("a_process_that_dies", 1)
         report = reports.of(number, rank)
         assert report == ("the process has ended" if dies else "passed"), f"process {rank}: {report}"
 

@@ -413,6 +413,22 @@ def test_a_step_calls_the_forward_that_a_subclass_defines():
     assert (homeostasis.calls, commanded.weight) == (1, [-0.25])
 
 
+class Selective(LinearHomeostasis):
+    """A user's rule, which freezes itself once it has looked at the rates."""
+
+    def forward(self, *args, **kwargs):
+        super().forward(*args, **kwargs)
+        self.eval()
+
+
+def test_a_step_moves_nothing_that_its_forward_freezes():
+    commanded = CommandedCell()
+    homeostasis = regulated(commanded, kind=Selective, plasticity=0.25)
+    commanded.fire(1)
+    homeostasis.step()
+    assert commanded.weight == [0.0]
+
+
 class Always(LinearHomeostasis):
     """The base of a mixin must not make its formula linear."""
 

@@ -43,7 +43,7 @@ class Calibrating(ABC):
 
     @abstractmethod
     def _all_processes(self) -> Processes:
-        """The processes that train the model, if only a wrapper around it tells, which has not run yet."""
+        """Returns the processes that train the model; finds a wrapper that has not run yet, too."""
 
     @torch.inference_mode(False)
     @torch.no_grad()
@@ -75,7 +75,8 @@ class Calibrating(ABC):
         one process is raised in all.
 
         The largest thing in memory is a recording: the inputs of one neuron in all samples, 4 · T · B · N
-        bytes in float32, or those of every neuron where later layers act back on earlier ones. A batch
+        bytes in float32, twice as much for weights; where later layers act back on earlier ones, it is
+        those of every neuron. A batch
         is never split, since only the model knows along which dimension its samples lie, and norms may
         need them together; with a loader, whose batches are smaller, the model itself needs less.
 

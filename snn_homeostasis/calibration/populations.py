@@ -21,7 +21,7 @@ class Rows:
     Args:
         index: ``[*N]``, the row of each neuron.
         count: the number of rows.
-        processes: have samples each.
+        processes: those that train the model; each has samples of its own.
     """
 
     index: Tensor
@@ -69,8 +69,8 @@ class Population:
 
     neuron: nn.Module
     units: list[Unit]
-    is_relative: bool = False
-    processes: Processes = field(default_factory=Processes)
+    is_relative: bool
+    processes: Processes
     others: set[int] = field(default_factory=set)
     left_alone: dict[str, str] = field(default_factory=dict)
     rates: list[Tensor] = field(default_factory=list)

@@ -82,7 +82,8 @@ class CalibrationReport:
         samples: in the inputs.
         seconds: it took.
         notes: about the model as a whole.
-        undo: puts parameters and surrogates back as they were before; it keeps copies of them.
+        undo: puts parameters and surrogates back as they were before; it keeps copies of them. Where
+            several processes train the model, all of them call it.
 
     >>> import snntorch as snn, torch
     >>> from snn_homeostasis import LinearHomeostasis

@@ -76,9 +76,8 @@ class Guard(TensorState):
             self.reset()
 
     def hold(self, each: Contribution) -> Contribution:
-        """Takes what is held out of a contribution of the rule."""
-        if self.blocked is None:
-            return each
+        """Takes what is held out of a contribution of the rule; something has to be held."""
+        assert self.blocked is not None
         held = self.blocked != 0
         neg = None if each.neg is None else torch.where(held, 0.0, each.neg)
         return each._replace(pos=torch.where(held, 0.0, each.pos), neg=neg)

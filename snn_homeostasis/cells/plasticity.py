@@ -40,8 +40,8 @@ class FallingPlasticity:
     The term of the rule, after the batch reduction, is limited to ±``limit``. For a silent neuron
     it is 1; for one that fires at every step it is 1 - 1 / r*, which at a target of 0.01 would move
     a bias by five thresholds. With a limit of 10 it moves by half a threshold. With a limit of 1,
-    neurons that fire without any input never come down: that takes a bias of 0.9, and the sum over
-    120 steps of λ is 0.58. The cells of several layers that drive one neuron share its step.
+    neurons that fire without any input take a thousand steps: their bias has to fall by 0.9, and the
+    first 120 steps together are 0.58. The cells of several layers that drive one neuron share its step.
 
     Args:
         start: λ of the first step. By default 0.05 for a bias: with ``beta=0.9``, as much input takes

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ..errors import ArgumentError, NoSpikesError, require, warn
 from ..observe import RateEstimator
-from ..updates import Contribution, Slot, broadcasts
+from ..updates import Contribution, Slot
 from .band import Band
 from .cell import Cell
 from .guard import Guard
@@ -62,8 +62,9 @@ class Unit:
 
     def contribute(self, contribution: Contribution) -> None:
         """Adds what the rule gives to the slot, without what the guard holds."""
-        held = contribution if self.guard.blocked is None else self.guard.hold(contribution)
-        self.state.slot.contributions.append(held)
+        if self.guard.blocked is not None:
+            contribution = self.guard.hold(contribution)
+        self.state.slot.contributions.append(contribution)
         self.state.__dict__["contributed"] = 1  # an attribute of a module takes longer to set
 
     def end_step(self) -> None:
@@ -112,12 +113,13 @@ class Unit:
         self._pauses.discard(reason)
         self.cell.switch(self.rate, is_on=not self._pauses)
 
-    def target_for(self, total: Tensor, target: Target | None) -> Rate | Band:
+    def target_for(self, total: Tensor, target: Target | None, is_blank: bool = False) -> Rate | Band:
         """Returns the target of this call, or of the cell, in spikes per step.
 
         Args:
             total: shaped as the rate ``[B, *N]`` that it is for.
             target: of this call; None for the target of the cell.
+            is_blank: whether no sample stands behind the total, so that nobody uses the target.
 
         Raises:
             ArgumentError: for a target that cannot work.
@@ -129,14 +131,14 @@ class Unit:
                 "constructor, to `register_cell` or to this call."
             )
         if type(found) is not float:  # most are
-            found = self._fitted(found, total, keep=target is None)
+            found = self._fitted(found, total, is_blank, keep=target is None)
         if self.state.dt is not None:
             found = found * self.state.dt
         if getattr(self.hook.module, "inhibition", False):  # at most one neuron of a sample fires per step
             self._require_reachable(found, total)
         return found
 
-    def _fitted(self, target: Target, total: Tensor, keep: bool) -> Rate | Band:
+    def _fitted(self, target: Target, total: Tensor, is_blank: bool, keep: bool) -> Rate | Band:
         """Fits a tensor to a rate; one that is drawn here may be kept as the target of the cell."""
         if isinstance(target, Band):
             return target
@@ -144,11 +146,10 @@ class Unit:
             return float(target)
         if not isinstance(target, Tensor):
             self._require_alone()
-        if not isinstance(target, Tensor):
             target = draw_target(target, total.shape[1:])
             if keep:
                 self.state.target = target
-        if self._is_blank() and not broadcasts(target, total):
+        if is_blank:
             return 1.0  # there are no samples that a tensor could be fitted to
         target = fit_target(target, total)
         neurons = tuple(range(target.ndim == total.ndim, target.ndim))  # without the batch
@@ -199,7 +200,7 @@ class Unit:
         Raises:
             NoSpikesError: if there is none, with the reason.
         """
-        if self.state.slot.shared and self._is_empty_batch():
+        if self._is_blank():
             # gives parts of the right shape; the sum over the processes weighs them with 0 samples
             return torch.zeros(1, *self.hook.neurons or (), device=self.slot.reference.tensor.device), 0
         total = self._observed_total()

@@ -1,4 +1,4 @@
-"""Several processes that train one model: who they are, and the one all-reduce of each update."""
+"""Several processes that train one model: who they are, and what they sum."""
 
 from .groups import AUTO, Group, ProcessGroups
 from .processes import Processes

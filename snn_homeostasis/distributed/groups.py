@@ -62,13 +62,15 @@ class ProcessGroups:
         return self._group_in(model)
 
     def look_around(self, units: Iterable[Unit]) -> None:
-        """Looks for wrappers around models that were attached inside, and have not run in them since."""
+        """Looks for wrappers around the cells, which a wrapper that has not run yet does not tell."""
         hooks = [unit.hook for unit in units if unit.hook.group is None]
         if self.process_group != AUTO or not hooks or not _has_peers():
             return
         # a module does not know the wrapper around it, and nothing public lists all wrappers
         wrappers = [each for each in gc.get_objects() if issubclass(type(each), DistributedDataParallel)]
         for wrapper in wrappers:
+            if not _exists(wrapper.process_group):
+                continue  # an older one around the same model
             inside = set(wrapper.modules())
             for hook in hooks:
                 if hook.module in inside:

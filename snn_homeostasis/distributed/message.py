@@ -14,7 +14,8 @@ class Part(Protocol):
 
     Attributes:
         label: says what it is, and with which settings.
-        counts: how many samples of this process stand behind each of its numbers, or behind all.
+        counts: how many samples of this process stand behind each of its numbers, or behind all; empty
+            where nobody asks.
         size: how many numbers it has.
     """
 
@@ -23,7 +24,7 @@ class Part(Protocol):
     size: int
 
     def write(self, room: Tensor) -> None:
-        """Writes its numbers, each a sum over samples, into zeros ``[size]`` in float64."""
+        """Writes its numbers, which are to be summed, into zeros ``[size]`` in float64."""
 
 
 class Numbers:

@@ -16,7 +16,7 @@ class Processes:
     """The processes that train one model: here one, which shares nothing and raises at once."""
 
     group: Any = None  # their process group, if there are several
-    rank, size = 0, 1
+    rank = 0
 
     def defer(self, error: BaseException) -> None:
         """Keeps an error until `reduce` or `confirm`, where all processes raise: the others would wait."""
@@ -44,7 +44,7 @@ class Processes:
     def together(self, call: str, units: Collection[Unit]) -> AbstractContextManager[None]:
         """Runs a body in all processes, which all raise what one of them raises in it.
 
-        In the body they call `sum` equally often, and have the same to sum.
+        In the body they make the same calls of `agree`, `sum`, `of_each` and `require_same`.
 
         Args:
             call: says what is called, and with which arguments.

@@ -30,7 +30,7 @@ SAME = 1e-6  # the relative error below which changes count as the same
 
 
 class Several(Processes):
-    """The processes of a group. They call `reduce` equally often and have the same cells.
+    """The processes of a group. They make the same calls and have the same cells.
 
     The buffer holds one mark per process: a hash of what it is about to sum, or 0 if it has failed;
     then the counts of samples; then the sums. So processes that differ find out in the same
@@ -39,7 +39,7 @@ class Several(Processes):
 
     Args:
         group: the process group.
-        wrappers: around the models that are trained; `reduce` looks whether one is in `join()`.
+        wrappers: around the models that are trained; none of them may be in `join()`.
     """
 
     def __init__(self, group: Any, wrappers: Iterable[DistributedDataParallel]) -> None:
@@ -115,7 +115,8 @@ class Several(Processes):
 
     def _send(self, *parts: Numbers) -> list[Sum]:
         try:
-            return self._sum(Message(parts, self.size), self._near(parts[0].numbers.device))
+            # from one device, whatever the numbers lie on: two backends would not wait for each other
+            return self._sum(Message(parts, self.size), self._near(torch.device("cpu")))
         except Exception as error:
             self._known = error
             raise
@@ -252,7 +253,8 @@ def _refuse(found: str) -> NoReturn:
     raise ProcessMismatchError(
         "processes should have the same cells with the same settings, all active or frozen alike, and make "
         f"the same calls. Found a difference: {found}. No parameter was changed. Build the model and attach "
-        "in the same way everywhere, and call the model in every process, if only with an empty batch."
+        "in the same way everywhere, pass the same arguments and equally many batches, and call the model "
+        "in every process, if only with an empty batch."
     )
 
 

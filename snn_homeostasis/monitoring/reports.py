@@ -31,9 +31,10 @@ class Reports(ABC):
     def units(self) -> Mapping[str, Unit]:
         """The registered units by name."""
 
+    @property
     @abstractmethod
-    def _rate_of(self, unit: Unit) -> Tensor:
-        """Returns the mean rate ``[*N]`` of a cell; raises NoSpikesError if it was not observed."""
+    def _is_shared(self) -> bool:
+        """Whether several processes train the model."""
 
     def rates(self) -> dict[str, Tensor]:
         """Returns the rate of every cell, mean over the batch: name → ``[*N]``.
@@ -45,7 +46,8 @@ class Reports(ABC):
         Raises:
             NoSpikesError: if a cell was never observed.
         """
-        return {name: self._rate_of(unit) for name, unit in self.units.items()}
+        shared = self._is_shared
+        return {name: unit.mean_rate(shared) for name, unit in self.units.items()}
 
     def metrics(self) -> dict[str, float]:
         """Returns the figures of each cell, and of all neurons together; waits for the device once.
@@ -120,10 +122,10 @@ class Reports(ABC):
         return f"{head}:\n{pairs_of(self.units.values())}" if count else head
 
     def _activities(self) -> dict[str, Activity]:
-        observed: dict[str, Tensor] = {}
+        observed, shared = dict[str, Tensor](), self._is_shared
         for name, unit in self.units.items():
             try:
-                observed[name] = self._rate_of(unit)
+                observed[name] = unit.mean_rate(shared)
             except NoSpikesError:  # there is nothing to say of it yet
                 continue
         return activities(self.units, observed)
