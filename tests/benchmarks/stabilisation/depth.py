@@ -21,28 +21,6 @@ if signals.HAS_MNIST1D:
     DATA["mnist1d"] = signals.load
 
 
-@dataclass(frozen=True)
-class Column:
-    """Nets with so many hidden layers, trained for so many epochs."""
-
-    data: str
-    depth: int
-    epochs: int
-
-    @property
-    def head(self) -> str:
-        return f"{self.data}, {self.depth} hidden, {self.epochs} epochs"
-
-
-SHORT, LONG = 8, 24
-COLUMNS = [
-    *(Column("digits", depth, SHORT) for depth in (2, 4, 6, 8)),
-    Column("digits", 6, LONG),
-    *(Column("mnist1d", depth, SHORT) for depth in (4, 6)),
-]
-QUICK = [Column(data, 2, 1) for data in ("digits", "mnist1d")]
-
-
 def scaling(net: nn.Sequential) -> Homeostasis:
     """Synaptic scaling with its default plasticity."""
     return SynapticScaling(target=TARGET).attach(net)
@@ -74,6 +52,32 @@ TREATMENTS = {
 }
 
 
+FEW = (PLAIN, OURS, "calibrated", "calibrated, two lines")
+
+
+@dataclass(frozen=True)
+class Column:
+    """Nets with so many hidden layers, trained for so many epochs, by some treatments."""
+
+    data: str
+    depth: int
+    epochs: int
+    treatments: tuple[str, ...] = tuple(TREATMENTS)
+
+    @property
+    def head(self) -> str:
+        return f"{self.data}, {self.depth} hidden, {self.epochs} epochs"
+
+
+SHORT, LONG = 8, 24
+COLUMNS = [  # the last three take long
+    *(Column("digits", depth, SHORT) for depth in (2, 4, 6, 8)),
+    Column("digits", 6, LONG, (*FEW, "band", "constant 0.001", "constant 0.01", *RIVALS)),
+    *(Column("mnist1d", depth, SHORT, (*FEW, *RIVALS)) for depth in (4, 6)),
+]
+QUICK = [Column(data, 2, 1) for data in ("digits", "mnist1d")]
+
+
 @dataclass(frozen=True)
 class Run:
     """What the test samples see after training; rate and silent over the hidden layers."""
@@ -101,7 +105,12 @@ def live(column: Column, name: str, seed: int) -> Run:
 
 def run(seeds: Sequence[int], quick: bool) -> Finding:
     columns = [column for column in (QUICK if quick else COLUMNS) if column.data in DATA]
-    runs = each(live, itertools.product(columns, TREATMENTS, seeds), "d")
+    settings = [
+        (column, *name_and_seed)
+        for column in columns
+        for name_and_seed in itertools.product(column.treatments, seeds)
+    ]
+    runs = each(live, settings, "d")
     return Finding(
         "d. Does it help?",
         f"Fully connected nets with 2 to 8 hidden layers of {WIDTH}, Adam at {LEARNING_RATE:g}. Data: "
@@ -145,6 +154,9 @@ def _table(runs: Sequence[Run], columns: Sequence[Column]) -> Table:
         cells = []
         for column in columns:
             same = [r for r in runs if (r.column, r.treatment) == (column, name)]
+            if not same:
+                cells.append("–")
+                continue
             accuracy = mean_and_spread((100 * r.accuracy for r in same), ".1f")
             silent = sum(r.silent for r in same) / len(same)
             cells.append(f"{accuracy} % ({silent:.0%})")
@@ -163,8 +175,9 @@ def _draw(figure: Figure, runs: Sequence[Run], columns: Sequence[Column]) -> Non
             same = [r for r in runs if r.treatment == name and r.column in drawn]
             depths = [r.column.depth + shift for r in same]
             axes.plot(depths, [100 * r.accuracy for r in same], ".", color=colour, alpha=0.6)
-            means = [_mean_accuracy(runs, column, name) for column in drawn]
-            axes.plot([column.depth + shift for column in drawn], means, color=colour, label=name)
+            shown = [column for column in drawn if name in column.treatments]
+            means = [_mean_accuracy(runs, column, name) for column in shown]
+            axes.plot([column.depth + shift for column in shown], means, color=colour, label=name)
         axes.axhline(100 / CLASSES, color="black", linestyle=":", linewidth=1, label="chance")
         axes.set(xlabel="hidden layers", ylim=(0, 102), xticks=[column.depth for column in drawn])
         axes.set_title(f"{data}, {shortest} epochs: each seed, and the mean", fontsize=10)
