@@ -28,6 +28,11 @@ def falling(step: int, start: float, half: float) -> float:
     return start / (1 + step / half)
 
 
+def default_limit(step: int) -> float:
+    """The limit of the term by its formula, with a half of 3."""
+    return max(1.0, 10 / (1 + step / 3))
+
+
 def one_cell(size=1, *, sign=1, **settings):
     commanded = CommandedCell(size, sign=sign)
     homeostasis = LinearHomeostasis(**{"target": 0.5, "param": "bias"} | settings)
@@ -191,6 +196,17 @@ def test_the_term_is_limited_after_the_batch(fires, limit, reduction, way):
     assert commanded.bias == pytest.approx([0.25 * max(-limit, min(limit, term))], abs=1e-6)
 
 
+def test_the_limit_falls_by_the_formula_until_it_is_1():
+    commanded, homeostasis = one_cell(target=0.05, bounds=ClampBounds(-99.0, 99.0))  # nothing is held
+    for step in range(40):
+        before = commanded.bias[0]
+        commanded.fire(1)
+        homeostasis.step()
+        moved = falling(step, 0.05, 3) * min(19.0, default_limit(step))
+        assert before - commanded.bias[0] == pytest.approx(moved, abs=1e-6)
+    assert default_limit(step) == 1
+
+
 def test_a_limit_does_not_move_the_rate_of_rest():
     commanded, homeostasis = one_cell(target=0.125)
     commanded.fire(1, 0, 0, 0, 0, 0, 0, 0)
@@ -302,7 +318,8 @@ def test_the_two_lines_follow_the_formula_without_a_number():
         for _ in range(7):
             net(3 * spikes(4, 6).to(net[0].weight.dtype))
         homeostasis.step()
-        expected += falling(step, 0.05, 3) * ((0.1 - fired / steps) / 0.1).clamp(-10, 10)
+        limit = default_limit(step)
+        expected += falling(step, 0.05, 3) * ((0.1 - fired / steps) / 0.1).clamp(-limit, limit)
         torch.testing.assert_close(net[0].bias.double(), expected, rtol=0, atol=1e-6)
 
 

@@ -142,7 +142,7 @@ class CellState(TensorState):
         if not isinstance(plasticity, FallingPlasticity):
             return self._sign * plasticity, None
         size = plasticity.at(self.steps, self._natural) / self.layers
-        return self._sign * size, Finish(plasticity.limit * size)
+        return self._sign * size, Finish(plasticity.limit_at(self.steps) * size)
 
     def count_step(self) -> None:
         """Counts an update, if the rule had a part in it."""
