@@ -156,7 +156,7 @@ class Homeostasis(Registration, Reports, Calibrating, Rule, nn.Module):
         step, is_part = self._stepping or self._begin(), self._stepping is not None
         before = None if is_part else Waiting(step.slots)  # `step` has its own
         try:
-            units = [unit for unit in select(self._units, cells) if unit.active]
+            units = self._active(cells)
             self._contribute(units, step.slots, target, signed=is_part)
             if not is_part or step.processes.group is not None:  # otherwise `update` looks
                 require_finite_cells(units, rated=units)
@@ -215,7 +215,7 @@ class Homeostasis(Registration, Reports, Calibrating, Rule, nn.Module):
             try:
                 self(target, cells)
                 if target is None:  # with a target of its own it may well be meant
-                    stepped = [unit for unit in select(self._units, cells) if unit.active]
+                    stepped = self._active(cells)
                     self._note_step(stepped)  # before anything moves: a user may make warnings errors
             except Exception as error:
                 step.processes.defer(error)
@@ -269,6 +269,10 @@ class Homeostasis(Registration, Reports, Calibrating, Rule, nn.Module):
     def _begin(self) -> Step:
         units = self._units.values()
         return Step(self._groups.of(units), [slot for unit in units for slot in unit.slots.values()])
+
+    def _active(self, cells: Iterable[str] | None) -> list[Unit]:
+        """Returns the active units of some names, or of all cells."""
+        return [unit for unit in select(self._units, cells) if unit.active]
 
     def _contribute(
         self, units: Sequence[Unit], slots: Iterable[Slot], target: Target | None, signed: bool

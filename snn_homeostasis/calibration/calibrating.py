@@ -76,9 +76,9 @@ class Calibrating(ABC):
 
         The largest thing in memory is a recording: the inputs of one neuron in all samples, 4 · T · B · N
         bytes in float32, twice as much for weights; where later layers act back on earlier ones, it is
-        those of every neuron. A batch
-        is never split, since only the model knows along which dimension its samples lie, and norms may
-        need them together; with a loader, whose batches are smaller, the model itself needs less.
+        those of every neuron. A batch is never split, since only the model knows along which dimension
+        its samples lie, and norms may need them together; with a loader, whose batches are smaller, the
+        model itself needs less.
 
         Args:
             inputs: a batch for the model, a tuple of its arguments, a dict of them by name, or a

@@ -182,7 +182,7 @@ class Several(Processes):
         return self._near(torch.device("meta") if device is None else device)
 
     def _near(self, device: torch.device) -> torch.device:
-        """Returns a device for what is sent: that of the numbers, if the group can send from there."""
+        """Returns the device to send from: NCCL sends from a GPU alone, other backends from any device."""
         if device.type in ("cpu", "meta"):
             return torch.device("cuda" if dist.get_backend(self.group) == "nccl" else "cpu")
         return device
