@@ -36,6 +36,7 @@ class Step(NamedTuple):
 
     processes: Processes
     slots: list[Slot]
+    taken: list[Unit]  # what `forward` has taken, filled by it
 
 
 class Homeostasis(Registration, Reports, Calibrating, Rule, nn.Module):
@@ -156,7 +157,8 @@ class Homeostasis(Registration, Reports, Calibrating, Rule, nn.Module):
         step, is_part = self._stepping or self._begin(), self._stepping is not None
         before = None if is_part else Waiting(step.slots)  # `step` has its own
         try:
-            units = self._active(cells)
+            units = [unit for unit in select(self._units, cells) if unit.active]
+            step.taken.extend(units)
             self._contribute(units, step.slots, target, signed=is_part)
             if not is_part or step.processes.group is not None:  # otherwise `update` looks
                 require_finite_cells(units, rated=units)
@@ -209,14 +211,13 @@ class Homeostasis(Registration, Reports, Calibrating, Rule, nn.Module):
     def step(self, target: Target | None = None, cells: Iterable[str] | None = None) -> None:
         """`forward` with these arguments, then `update`: call it after ``optimizer.step()``."""
         step = self._begin()
-        before, stepped = Waiting(step.slots), list[Unit]()
+        before = Waiting(step.slots)
         try:
             self.__dict__["_stepping"] = step  # an attribute of a module takes longer to set
             try:
-                self(target, cells)
+                self.forward(target, cells)
                 if target is None:  # with a target of its own it may well be meant
-                    stepped = self._active(cells)
-                    self._note_step(stepped)  # before anything moves: a user may make warnings errors
+                    self._note_step(step.taken)  # before anything moves: a user may make warnings errors
             except Exception as error:
                 step.processes.defer(error)
             self.update()
@@ -225,8 +226,9 @@ class Homeostasis(Registration, Reports, Calibrating, Rule, nn.Module):
             raise
         finally:
             self.__dict__["_stepping"] = None
-        for unit in stepped:
-            unit.answered = unit.asked
+        if target is None:
+            for unit in step.taken:
+                unit.answered = unit.asked
 
     def follow(self, optimizer: torch.optim.Optimizer) -> Self:
         """Calls `step` after every step of ``optimizer``, which keeps this object alive.
@@ -268,11 +270,7 @@ class Homeostasis(Registration, Reports, Calibrating, Rule, nn.Module):
 
     def _begin(self) -> Step:
         units = self._units.values()
-        return Step(self._groups.of(units), [slot for unit in units for slot in unit.slots.values()])
-
-    def _active(self, cells: Iterable[str] | None) -> list[Unit]:
-        """Returns the active units of some names, or of all cells."""
-        return [unit for unit in select(self._units, cells) if unit.active]
+        return Step(self._groups.of(units), [slot for unit in units for slot in unit.slots.values()], [])
 
     def _contribute(
         self, units: Sequence[Unit], slots: Iterable[Slot], target: Target | None, signed: bool

@@ -1,45 +1,33 @@
 """What has to hold before parameters change: the model uses them, no graph waits for them, all is finite."""
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 
 from torch import Tensor
+from torch.autograd.graph import Node
 
 from ..errors import ReplacedModuleError, WaitingGraphError
 from ..updates import Change, Slot, is_needed_by, require_finite
+from .places import Places
 from .unit import Unit
 
 __all__ = ["owner_of", "require_finite_cells", "require_ready"]
 
 
-def require_ready(units: Collection[Unit]) -> None:
+def require_ready(units: Iterable[Unit]) -> None:
     """Raises ReplacedModuleError or WaitingGraphError if the parameters of some cells must not change."""
-    _require_in_place(units)
-    _require_no_waiting_graph(units)
-
-
-def _require_in_place(units: Iterable[Unit]) -> None:
-    """Raises ReplacedModuleError if a model does not hold the layer or the neuron of a cell any more."""
-    replaced = [
-        f"`{path}` of cell {unit.name!r} replaced by {'nothing' if now is None else type(now).__name__}"
-        for unit in units
-        if (places := unit.cell.places) is not None
-        for path, now in places.replaced().items()
-    ]
+    replaced: list[str] = []
+    waiting: list[str] = []
+    for unit in units:
+        places, graph = unit.cell.places, unit.hook.membranes.graph
+        if places is not None:
+            replaced += _replaced_in(unit, places)
+        if graph is not None and _is_needed(unit, graph):
+            waiting.append(repr(unit.name))
     if replaced:
         raise ReplacedModuleError(
             "`model` should hold the layers and neurons that were attached. Found "
             f"{', '.join(replaced)}. Call `remove()`, then `attach` the model as it is now."
         )
-
-
-def _require_no_waiting_graph(units: Iterable[Unit]) -> None:
-    """Raises WaitingGraphError if the last observed call of a cell needs a parameter as it is."""
-    waiting = [
-        repr(unit.name)
-        for unit in units
-        if (graph := unit.hook.membranes.graph) is not None
-        and any(slot.pending and is_needed_by(slot.reference.leaf, graph) for slot in unit.slots.values())
-    ]
     if waiting:
         raise WaitingGraphError(
             "`step` should be called when no graph waits for its backward. Found one that needs the "
@@ -47,6 +35,19 @@ def _require_no_waiting_graph(units: Iterable[Unit]) -> None:
             "without `retain_graph=True`, or run the model under `torch.no_grad()` if there is nothing to "
             "learn."
         )
+
+
+def _replaced_in(unit: Unit, places: Places) -> list[str]:
+    """Says which modules of a cell the model does not hold any more."""
+    return [
+        f"`{path}` of cell {unit.name!r} replaced by {'nothing' if now is None else type(now).__name__}"
+        for path, now in places.replaced().items()
+    ]
+
+
+def _is_needed(unit: Unit, graph: Node) -> bool:
+    """Whether the graph of the last observed call needs a parameter as it is, and that is to change."""
+    return any(slot.pending and is_needed_by(slot.reference.leaf, graph) for slot in unit.slots.values())
 
 
 def require_finite_cells(

@@ -20,6 +20,7 @@ from .targets import Rate, Target, draw_target, exceeds, fit_target
 __all__ = ["Unit"]
 
 Memory = Callable[[], Tensor | None]  # a weak reference
+View = tuple[Memory, str, Tensor | None]  # of which total, and against which param
 
 
 class Unit:
@@ -33,6 +34,7 @@ class Unit:
         self.guard = Guard(name, cell, self.state)
         self.answered: tuple[Memory, Memory] = (_nothing, _nothing)  # spikes and total of the last step
         self.asked: tuple[Memory, Memory] = self.answered  # those of the step that is being made
+        self._view: View = (_nothing, "", None)
         self._warn()
 
     @property
@@ -77,6 +79,7 @@ class Unit:
     def reset(self) -> None:
         """Forgets what was observed, the steps made, and what waits in the slots, except from other rules."""
         self.rate.reset()
+        self._view = (_nothing, "", None)
         self.state.restart()
         self.hook.membranes.forget()
         self.guard.clear()
@@ -163,7 +166,7 @@ class Unit:
 
     def estimate(self) -> Tensor:
         """Returns the rate ``[B, *N]`` in spikes per step, the same for all neurons of a population."""
-        if self._is_blank() or self.state.population:
+        if self.state.population or (self.slot.shared and self._is_empty_batch()):
             return (self.observation()[0] / (self.rate.weight or 1.0)).float()
         return self.rate.rate
 
@@ -181,14 +184,25 @@ class Unit:
             if any(laid.shape[dim] > 1 and laid.stride(dim) for dim in ((0, -1) if samples else (-1,))):
                 return None
             target = laid[0, ..., 0] if samples else laid[..., 0]
-        rows = connection.receptive(param, total)
-        number = (self.rate.weight or 1.0) * rows.shape[-1]
-        if samples:
-            number *= rows.shape[0]
-            if rows.shape[0] > 1 and rows.shape[-1] > 1:
-                rows = rows.sum(-1, keepdim=True)  # both at once take twice as long
-            return rows.sum((0, -1)), 1.0 / number, target
-        return rows.sum(-1) if rows.shape[-1] > 1 else rows.squeeze(-1), 1.0 / number, target
+        rows = self._laid_out(total)
+        batch, *shape, positions = rows.shape
+        number = (self.rate.weight or 1.0) * positions
+        if not samples:
+            return rows.sum(-1) if positions > 1 else rows.squeeze(-1), 1.0 / number, target
+        if batch > 1 and positions > 1:
+            rows = rows.sum(-1, keepdim=True)  # both at once take twice as long
+        mean = rows.sum((0, -1)) if batch > 1 or positions > 1 else rows.reshape(shape)
+        return mean, 1.0 / (number * batch), target
+
+    def _laid_out(self, total: Tensor) -> Tensor:
+        """Lays a total out against the parameter; what is a view is made once, for all steps."""
+        param, (known, kind, view) = self.state.param, self._view
+        if view is not None and known() is total and kind == param:
+            return view
+        view = self.connection.receptive(param, total)
+        if view.data_ptr() == total.data_ptr() and param != "threshold":  # whose shape may change
+            self._view = weakref.ref(total), param, view  # weak: a copy of this unit has a total of its own
+        return view
 
     def in_units(self, rate: Tensor) -> Tensor:
         """Returns a rate in spikes per step in the units of the target: in Hz with a `dt`."""
@@ -200,17 +214,13 @@ class Unit:
         Raises:
             NoSpikesError: if there is none, with the reason.
         """
-        if self._is_blank():
+        if self.slot.shared and self._is_empty_batch():  # other processes have the samples
             # gives parts of the right shape; the sum over the processes weighs them with 0 samples
             return torch.zeros(1, *self.hook.neurons or (), device=self.slot.reference.tensor.device), 0
         total = self._observed_total()
         if self.state.population:
             total = total.mean(tuple(range(1, total.ndim)), keepdim=True).expand_as(total)
         return total, total.shape[0]
-
-    def _is_blank(self) -> bool:
-        """Whether other processes have the samples, and this one has none."""
-        return self.state.slot.shared and self._is_empty_batch()
 
     def _is_empty_batch(self) -> bool:
         """Whether the model ran, but on no samples."""

@@ -94,10 +94,7 @@ class ProcessGroups:
         """Returns the processes that share the batch of some cells."""
         group = self.process_group
         if group == AUTO:
-            groups = [unit.hook.group for unit in units]
-            if not groups:  # the others may have cells, and wait for this process
-                groups = [wrapper.process_group for wrapper in self._wrappers]
-            group = next((each for each in groups if each is not None), None)
+            group = self._group_around(units)
         if group is not None and not _exists(group):
             for unit in units:
                 unit.hook.group = None  # a later wrapper may have another
@@ -111,6 +108,16 @@ class ProcessGroups:
                 if slot.shared is not is_shared:
                     slot.shared = is_shared
         return self._processes
+
+    def _group_around(self, units: Collection[Unit]) -> Group:
+        """Returns the group of the first cell that knows one; without cells that of a wrapper; or None."""
+        for unit in units:
+            if unit.hook.group is not None:
+                return unit.hook.group
+        if units:
+            return None
+        # the others may have cells, and wait for this process
+        return next((wrapper.process_group for wrapper in self._wrappers), None)
 
     def _group_in(self, model: nn.Module) -> Any:
         """Returns the process group of the wrapper that a model is, has or is in; None without one."""
