@@ -549,7 +549,7 @@ def test_delay_init_takes_numbers_tensors_and_functions():
         ({"delay_init": 5.0}, "values from 5 to 5"),
         ({"delay_init": -0.5}, "within \\[0, 4\\]"),
         ({"delay_init": math.nan}, "within \\[0, 4\\]"),
-        ({"delay_init": lambda delay: None}, "`delay_init` should return a tensor"),
+        ({"delay_init": print}, "`delay_init` should return a tensor"),
     ],
     ids=str,
 )
