@@ -3,6 +3,7 @@
 import weakref
 from collections.abc import Callable
 from contextlib import suppress
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +21,15 @@ from .targets import Rate, Target, draw_target, exceeds, fit_target
 __all__ = ["Unit"]
 
 Memory = Callable[[], Tensor | None]  # a weak reference
-View = tuple[Memory, str, Tensor | None]  # of which total, and against which param
+
+
+class View(NamedTuple):
+    """A total, laid out against a parameter."""
+
+    total: Memory
+    param: str
+    rows: Tensor  # [B, ..., L]
+    only: Tensor | None  # [..., L], if there is one sample
 
 
 class Unit:
@@ -34,7 +43,7 @@ class Unit:
         self.guard = Guard(name, cell, self.state)
         self.answered: tuple[Memory, Memory] = (_nothing, _nothing)  # spikes and total of the last step
         self.asked: tuple[Memory, Memory] = self.answered  # those of the step that is being made
-        self._view: View = (_nothing, "", None)
+        self._view: View | None = None  # one that stays right while spikes are added to its total
         self._warn()
 
     @property
@@ -79,7 +88,7 @@ class Unit:
     def reset(self) -> None:
         """Forgets what was observed, the steps made, and what waits in the slots, except from other rules."""
         self.rate.reset()
-        self._view = (_nothing, "", None)
+        self._view = None
         self.state.restart()
         self.hook.membranes.forget()
         self.guard.clear()
@@ -184,24 +193,26 @@ class Unit:
             if any(laid.shape[dim] > 1 and laid.stride(dim) for dim in ((0, -1) if samples else (-1,))):
                 return None
             target = laid[0, ..., 0] if samples else laid[..., 0]
-        rows = self._laid_out(total)
-        batch, *shape, positions = rows.shape
+        _, _, rows, only = self._view_of(total)
+        batch, positions = rows.shape[0], rows.shape[-1]
         number = (self.rate.weight or 1.0) * positions
-        if not samples:
-            return rows.sum(-1) if positions > 1 else rows.squeeze(-1), 1.0 / number, target
-        if batch > 1 and positions > 1:
-            rows = rows.sum(-1, keepdim=True)  # both at once take twice as long
-        mean = rows.sum((0, -1)) if batch > 1 or positions > 1 else rows.reshape(shape)
-        return mean, 1.0 / (number * batch), target
+        if samples and only is None:
+            if positions > 1:
+                rows = rows.sum(-1, keepdim=True)  # both at once take twice as long
+            return rows.sum((0, -1)), 1.0 / (number * batch), target
+        each = only if samples and only is not None else rows
+        return each.sum(-1) if positions > 1 else each.squeeze(-1), 1.0 / number, target
 
-    def _laid_out(self, total: Tensor) -> Tensor:
-        """Lays a total out against the parameter; what is a view is made once, for all steps."""
-        param, (known, kind, view) = self.state.param, self._view
-        if view is not None and known() is total and kind == param:
+    def _view_of(self, total: Tensor) -> View:
+        """Lays a total out against the parameter: once for all steps, if it shares its memory."""
+        param, view = self.state.param, self._view
+        if view is not None and view.total() is total and view.param == param:
             return view
-        view = self.connection.receptive(param, total)
-        if view.data_ptr() == total.data_ptr() and param != "threshold":  # whose shape may change
-            self._view = weakref.ref(total), param, view  # weak: a copy of this unit has a total of its own
+        rows = self.connection.receptive(param, total)
+        # weak: a copy of this unit has a total of its own
+        view = View(weakref.ref(total), param, rows, rows[0] if len(rows) == 1 else None)
+        if rows.data_ptr() == total.data_ptr() and param != "threshold":  # whose shape may change
+            self._view = view
         return view
 
     def in_units(self, rate: Tensor) -> Tensor:

@@ -124,7 +124,8 @@ def _change_of(leaf: Tensor, slots: Sequence[Slot], tied: Sequence[Slot]) -> Cha
         bounds = common_bounds(slot.reference, *(each.bounds for each in (*slots, *tied)))
         contributions = [each for slot in slots for each in slot.contributions]
     pos, neg = joined(contributions, slot.reference)
-    pos, neg = pos.to(leaf.device), None if neg is None else neg.to(leaf.device)
+    if pos.device != leaf.device:
+        pos, neg = pos.to(leaf.device), None if neg is None else neg.to(leaf.device)
     if slot.sharded or slot.spread:
         _require_same_sharding(slots, is_sharded(leaf))
         pos, neg = replicate_as(pos, leaf), None if neg is None else replicate_as(neg, leaf)
