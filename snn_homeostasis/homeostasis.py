@@ -215,7 +215,7 @@ class Homeostasis(Registration, Reports, Calibrating, Rule, nn.Module):
         try:
             self.__dict__["_stepping"] = step  # an attribute of a module takes longer to set
             try:
-                self.forward(target, cells)
+                self(target, cells)
                 if target is None:  # with a target of its own it may well be meant
                     self._note_step(step.taken)  # before anything moves: a user may make warnings errors
             except Exception as error:

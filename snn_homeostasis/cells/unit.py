@@ -175,7 +175,7 @@ class Unit:
 
     def estimate(self) -> Tensor:
         """Returns the rate ``[B, *N]`` in spikes per step, the same for all neurons of a population."""
-        if self.state.population or (self.slot.shared and self._is_empty_batch()):
+        if self.state.population or self._is_blank():
             return (self.observation()[0] / (self.rate.weight or 1.0)).float()
         return self.rate.rate
 
@@ -225,13 +225,17 @@ class Unit:
         Raises:
             NoSpikesError: if there is none, with the reason.
         """
-        if self.slot.shared and self._is_empty_batch():  # other processes have the samples
+        if self._is_blank():
             # gives parts of the right shape; the sum over the processes weighs them with 0 samples
             return torch.zeros(1, *self.hook.neurons or (), device=self.slot.reference.tensor.device), 0
         total = self._observed_total()
         if self.state.population:
             total = total.mean(tuple(range(1, total.ndim)), keepdim=True).expand_as(total)
         return total, total.shape[0]
+
+    def _is_blank(self) -> bool:
+        """Whether other processes have the samples, and this one has none."""
+        return self.state.slot.shared and self._is_empty_batch()
 
     def _is_empty_batch(self) -> bool:
         """Whether the model ran, but on no samples."""

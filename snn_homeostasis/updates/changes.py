@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from ..errors import ArgumentError, HomeostasisError, require, warn
-from ..layers import Limits, ParameterReference, full, is_sharded, local, replicate_as
+from ..layers import Limits, ParameterReference, full, is_distributed, is_sharded, local, replicate_as
 from .bounds import HALVES, Operation, UpdateBounds, is_built_in
 from .contributions import joined
 from .slots import Slot, broadcasts
@@ -57,7 +57,7 @@ class Change:
             for slot in (*self.slots, *self.tied):
                 slot.residue = self.residue
         for slot in self.slots:
-            slot.contributions.clear()
+            slot.empty()
 
 
 def changes_of(slots: Iterable[Slot], tied: Iterable[Slot] = ()) -> list[Change]:
@@ -124,21 +124,21 @@ def _change_of(leaf: Tensor, slots: Sequence[Slot], tied: Sequence[Slot]) -> Cha
         bounds = common_bounds(slot.reference, *(each.bounds for each in (*slots, *tied)))
         contributions = [each for slot in slots for each in slot.contributions]
     pos, neg = joined(contributions, slot.reference)
-    if pos.device != leaf.device:
-        pos, neg = pos.to(leaf.device), None if neg is None else neg.to(leaf.device)
-    if slot.sharded or slot.spread:
+    pos, neg = pos.to(leaf.device), None if neg is None else neg.to(leaf.device)
+    is_spread = is_distributed(leaf)
+    if slot.sharded or is_spread:
         _require_same_sharding(slots, is_sharded(leaf))
         pos, neg = replicate_as(pos, leaf), None if neg is None else replicate_as(neg, leaf)
     is_stuck = None
     if slot.limits is not None and not slot.warned_stuck:
         is_stuck = partial(_is_stuck, leaf, pos, neg, slot.limits)
-    if leaf.dtype in HALVES or not slot.plain:
+    if leaf.dtype in HALVES or slot.reference.plain is None:
         outcome, operations, residue = _replacement(slots, tied, bounds, pos, neg)
     else:
         (outcome, operations), residue = _operations(slot, bounds, leaf, pos, neg), None
         if slot.limits is not None:
             operations.append(partial(slot.limits.clamp_, leaf))
-    outcome = local(outcome) if slot.spread else outcome
+    outcome = local(outcome) if is_spread else outcome
     return Change(slots, leaf, outcome, operations, residue, tied, is_stuck)
 
 
@@ -146,15 +146,13 @@ def _operations(
     slot: Slot, bounds: UpdateBounds | None, value: Tensor, pos: Tensor, neg: Tensor | None
 ) -> tuple[Tensor, list[Operation]]:
     """Prepares a change in place: what has to be finite, and the operations, which allocate little."""
-    if not broadcasts(pos, value):
-        slot.refuse(pos, "pos", value)
+    slot.require_broadcasts(pos, "pos", value)
     if neg is None and bounds is None:
         return pos, [partial(value.add_, pos)]
     if neg is None or value.numel() == 0 or not is_built_in(bounds):
         delta = _delta(slot, bounds, value, pos, neg)
         return delta, [partial(value.add_, delta)]
-    if not broadcasts(neg, value):
-        slot.refuse(neg, "neg", value)
+    slot.require_broadcasts(neg, "neg", value)
     outcome = bounds(value, pos, neg) if slot.sharded else bounds.outcome(value, pos, neg)
     return outcome, bounds.operations(value, pos, neg)
 

@@ -7,7 +7,6 @@ import torch
 from torch import Tensor
 
 from ..errors import NonFiniteError
-from .bounds import HALVES
 
 __all__ = ["require_finite"]
 
@@ -17,10 +16,8 @@ def require_finite(tensors: Sequence[Tensor | None], describe: Callable[[], Iter
 
     Only then it asks ``describe`` for one phrase per tensor or None, which says whose it is.
     """
-    # a finite sum has finite terms, and costs one pass and no memory; in half precision it overflows soon,
-    # and to name another type elsewhere takes a seventh of the sum
-    present = [tensor for tensor in tensors if tensor is not None]
-    sums = [each.sum(dtype=torch.float32) if each.dtype in HALVES else each.sum() for each in present]
+    # a finite sum has finite terms, and costs one pass and no memory
+    sums = [tensor.sum(dtype=torch.float32) for tensor in tensors if tensor is not None]
     if not sums:
         return
     try:

@@ -1,13 +1,13 @@
 """A slot: what is to be added to one parameter, until an update applies it once."""
 
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar, NoReturn
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from ..errors import ArgumentError
-from ..layers import Limits, ParameterReference, is_distributed, is_sharded
+from ..errors import require
+from ..layers import Limits, ParameterReference, is_sharded
 from ..state import TensorState
 from .bounds import BOUNDS_CODE, UpdateBounds, check_bounds
 from .contributions import Contribution, Finish, joined
@@ -28,8 +28,6 @@ class Slot(TensorState):
         samples: tells the number of samples that the cell observes; only several processes ask.
         residue: what rounding to half precision took from the last update; it goes into the next one.
         sharded: whether each process holds a piece of the parameter.
-        spread: whether several processes hold the Parameter, pieces of it or all of it.
-        plain: whether the Parameter changes in place; otherwise the module computes its value from others.
         shared: whether several processes train the parameter, and have to sum what they contribute.
         bounds: a bound, any callable ``(param, pos, neg) -> delta``, or None.
         claims: the bounds that each rule on this slot was given; the source of a rule is its estimator.
@@ -45,8 +43,7 @@ class Slot(TensorState):
         self.reference, self.limits = reference, limits
         self.samples: Callable[[], int] = lambda: 1
         self.sharded = is_sharded(reference.leaf)
-        self.shared = self.warned_stuck = self.spread = False
-        self.plain = True
+        self.shared = self.warned_stuck = False
         self.contributions: list[Contribution] = []
         self.residue: Tensor | None = None
         self._checked: tuple[object, ...] = ()  # a tuple, since a module registers what is a Parameter
@@ -103,7 +100,6 @@ class Slot(TensorState):
             reference.require_changeable(owner)
             # not weak: `torch.utils.swap_tensors` refuses tensors with weak references
             self._checked = (form,)
-            self.plain, self.spread = plain is not None, is_distributed(reference.leaf)
         return reference.leaf if plain is None else plain
 
     def add(self, pos: Tensor | None, neg: Tensor | None) -> None:
@@ -172,16 +168,18 @@ class Slot(TensorState):
     def _fitted(self, part: Tensor | None, name: str, param: Tensor, exact: torch.dtype) -> Tensor:
         if part is None:
             return torch.zeros((), dtype=exact, device=param.device)
-        if not broadcasts(part, param):
-            self.refuse(part, name, param)
+        self.require_broadcasts(part, name, param)
         return part.detach().to(param.device, exact)
 
-    def refuse(self, part: Tensor, name: str, param: Tensor) -> NoReturn:
+    def require_broadcasts(self, part: Tensor, name: str, param: Tensor) -> None:
         """Raises ArgumentError for a part that does not broadcast with the parameter."""
-        raise ArgumentError(
-            f"`{name}` should broadcast to {self.reference}, {list(param.shape)}. Found shape "
-            f"{list(part.shape)}. Bring it there with `connection.like_bias`, or reduce B and L first."
-        )
+        if not broadcasts(part, param):  # to write the message takes longer than to check
+            expected, show = (
+                f"broadcast to {self.reference}, {list(param.shape)}",
+                f"shape {list(part.shape)}",
+            )
+            remedy = "Bring it there with `connection.like_bias`, or reduce B and L first."
+            require(False, name, expected, None, remedy, show=show)
 
     def extra_repr(self) -> str:
         return f"{self.reference}, bounds={self.bounds}, pending={self.pending}"
